@@ -1,0 +1,1 @@
+"""MongoDB: the client, the queries, the indexes and the raw bulk commands."""

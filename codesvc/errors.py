@@ -1,0 +1,57 @@
+"""What can go wrong, in the domain's terms. A leaf: no HTTP status, no driver's exception.
+
+Every message is fit for a caller's eyes: no code, no secret, no driver's text.
+"""
+
+from codesvc.models import InvalidRow, UploadCounts
+
+
+class CodesvcError(Exception):
+    """The base of every error that codesvc raises on purpose."""
+
+
+class SettingsError(CodesvcError):
+    """A setting is missing or malformed; the message is one line that names the variable."""
+
+
+class DatabaseUnavailableError(CodesvcError):
+    """MongoDB did not answer in time, or answered that it cannot serve now. Sending the request again is safe."""
+
+
+class StorageUnavailableError(CodesvcError):
+    """The object store did not answer in time, or refused."""
+
+
+class DrainingError(CodesvcError):
+    """The process is going away; another will serve the request."""
+
+
+class SourceNotFoundError(CodesvcError):
+    """The file of an upload does not exist."""
+
+
+class SourceChangedError(CodesvcError):
+    """The file of an upload was replaced while it was being read."""
+
+
+class UploadRejectedError(CodesvcError):
+    """An upload ended at a row. ``counts`` tells what was stored before it.
+
+    Attributes:
+        line: the physical line on which the row starts; the file's first is 1.
+        counts: the codes of earlier rows, all of them stored.
+
+    """
+
+    def __init__(self, row: InvalidRow, counts: UploadCounts) -> None:
+        super().__init__(f"line {row.line}: {row.reason}")
+        self.line = row.line
+        self.counts = counts
+
+
+class InvalidRowError(UploadRejectedError):
+    """A strict upload met an invalid row."""
+
+
+class NotCsvError(UploadRejectedError):
+    """A record was longer than any real record is: the file is not CSV, or a quote was never closed."""

@@ -1,0 +1,1 @@
+"""Uploads: from a source of bytes, through the extractor, to the store."""

@@ -1,0 +1,1 @@
+"""The embedded stack for development: mongod, an S3 endpoint and a demonstration."""

@@ -1,0 +1,93 @@
+"""The values that every room speaks in. A leaf: standard library only."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+MAX_CODE_BYTES: Final = 256
+"""The longest code, in bytes of UTF-8."""
+
+
+class CodeType(StrEnum):
+    """What kind of promotional code it is."""
+
+    TM = "tm"
+    EXTERNAL = "external"
+
+
+class Status(StrEnum):
+    """Where a code stands in its life: lent by a hold that expires, or given away for good."""
+
+    AVAILABLE = "available"
+    RESERVED = "reserved"
+    ASSIGNED = "assigned"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many codes of one campaign and type stand in each status."""
+
+    available: int
+    reserved: int
+    assigned: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReservedCode:
+    """One code of a reservation; both instants are in UTC, with a resolution of a millisecond."""
+
+    code: str = field(repr=False)
+    type: CodeType
+    reserve_id: str
+    saved: datetime
+    reserved: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What one reserve lent: possibly fewer codes than asked for, possibly none."""
+
+    reserve_id: str
+    codes: tuple[ReservedCode, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeCounts:
+    """What an assign or a release did: the length of the list as sent, and the codes that changed."""
+
+    total: int
+    updated: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadCounts:
+    """Codes stored by an upload; ``total`` is always ``inserted + updated``."""
+
+    inserted: int = 0
+    updated: int = 0
+
+    @property
+    def total(self) -> int:
+        """The number of valid codes read and stored."""
+        return self.inserted + self.updated
+
+    def __add__(self, other: "UploadCounts") -> "UploadCounts":
+        return UploadCounts(self.inserted + other.inserted, self.updated + other.updated)
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidRow:
+    """A record that was not stored: the physical line it starts on (the first is 1), and why, without the code."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadReport:
+    """The outcome of an upload: what was stored, how many rows were invalid, and the first of those."""
+
+    counts: UploadCounts
+    invalid_count: int = 0
+    invalid_samples: tuple[InvalidRow, ...] = ()
