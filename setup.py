@@ -2,19 +2,21 @@
 
 Switches, from the environment:
 
-CODESVC_BUILD_WERROR=1     the compiler's warnings are errors (`make lint` and CI; a user's newer compiler may know
-                           warnings that we do not)
+CODESVC_BUILD_WERROR=1     the compiler's warnings are errors (`make lint` and CI; a user's newer compiler may
+                           know warnings that we do not)
 CODESVC_BUILD_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer, with debug information
 CODESVC_BUILD_TRACE=1      line tracing, for coverage of the .pyx file
 """
 
 import os
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 
 def switch(name: str) -> bool:
+    """Tell whether the environment sets the switch."""
     return os.environ.get(name, "0") not in ("", "0")
 
 
@@ -39,7 +41,7 @@ setup(
             Extension(
                 "codesvc._fastcsv",
                 ["codesvc/_fastcsv.pyx"],
-                depends=["codesvc/_fastcsv_core.h"],
+                depends=sorted(str(header) for header in Path("codesvc").glob("_fastcsv_*.h")),
                 extra_compile_args=compile_args,
                 extra_link_args=link_args,
                 define_macros=macros,
