@@ -1,0 +1,204 @@
+"""Log lines: one JSON object a line for machines, one short line for a person at a terminal.
+
+A code is a bearer secret, and the text of a driver's exception may hold one (MongoDB's E11000 quotes
+the key), so no line ever carries an exception's message: its type, its number and the frames of its
+stack say where to look.
+"""
+
+import logging
+import sys
+import time
+import traceback
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Final, TextIO
+
+import orjson
+from opentelemetry import trace
+
+correlation_id: ContextVar[str | None] = ContextVar("correlation_id", default=None)
+"""The X-Correlation-ID of the request being served."""
+
+remote_trace: ContextVar[tuple[str, str] | None] = ContextVar("remote_trace", default=None)
+"""Trace id and parent id of the caller's traceparent, where no tracer is set up to make spans of them."""
+
+_MAX_FRAMES: Final = 40
+_MAX_CHAIN: Final = 5
+_STANDARD_ATTRIBUTES: Final = frozenset(
+    {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName", "exc_text"}
+)
+
+
+def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Send every log record to ``stream`` (standard output by default), and nowhere else.
+
+    ``level`` is the least severe level of codesvc's own loggers. The libraries' never go below INFO: at
+    DEBUG, pymongo writes the commands it sends, and botocore the signatures of its requests.
+    """
+    target = sys.stdout if stream is None else stream
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+        handler.close()
+    root.addHandler(_LineHandler(target))
+    threshold = logging.getLevelNamesMapping()[level]
+    root.setLevel(max(threshold, logging.INFO))
+    logging.getLogger("codesvc").setLevel(threshold)
+    # The access log is written by codesvc.web: aiohttp's own would repeat it, with the query strings.
+    logging.getLogger("aiohttp.access").setLevel(logging.CRITICAL)
+    logging.logThreads = False
+    logging.logProcesses = False
+    logging.logMultiprocessing = False
+
+
+def current_trace() -> tuple[str, str] | None:
+    """Trace id and span id, in hexadecimal, of the span being recorded, or of the caller's where none is."""
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        return f"{context.trace_id:032x}", f"{context.span_id:016x}"
+    return remote_trace.get()
+
+
+def error_fields(error: BaseException) -> dict[str, Any]:
+    """Tell an exception without its message: type, number, frames, and the same of what caused it."""
+    fields = _one_error(error)
+    causes: list[dict[str, Any]] = []
+    while len(causes) < _MAX_CHAIN:
+        following = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if following is None:
+            break
+        causes.append(_one_error(following))
+        error = following
+    if causes:
+        fields["causes"] = causes
+    return fields
+
+
+class AccessLog:
+    """Writes a line for each request; ``fields`` are members of the JSON object.
+
+    The record is made here rather than by ``Logger.info``, which would search the stack for its caller.
+    """
+
+    def __init__(self) -> None:
+        self._logger = logging.getLogger("codesvc.access")
+
+    def __call__(self, message: str, fields: dict[str, Any]) -> None:
+        """Write one line at level INFO."""
+        logger = self._logger
+        if logger.isEnabledFor(logging.INFO):
+            record = logging.LogRecord(logger.name, logging.INFO, "", 0, message, None, None)
+            record.__dict__.update(fields)
+            logger.handle(record)
+
+
+class _LineHandler(logging.Handler):
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._binary = None if stream.isatty() else getattr(stream, "buffer", None)
+        self._render = _human_line if stream.isatty() else _json_line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self._render(record)
+            if self._binary is None:
+                self._stream.write(line.decode("utf-8", "backslashreplace"))
+                self._stream.flush()
+            else:
+                self._binary.write(line)
+                self._binary.flush()
+        except Exception:  # noqa: BLE001 - logging must never break what it tells of
+            self.handleError(record)
+
+
+def _json_line(record: logging.LogRecord) -> bytes:
+    fields: dict[str, Any] = {
+        "timestamp": _timestamp(record.created),
+        "level": record.levelname,
+        "logger": record.name,
+        "message": _message(record),
+    }
+    correlation = correlation_id.get()
+    if correlation is not None:
+        fields["correlationId"] = correlation
+    spans = current_trace()
+    if spans is not None:
+        fields["traceId"], fields["spanId"] = spans
+    attributes = record.__dict__
+    for name in attributes.keys() - _STANDARD_ATTRIBUTES:
+        fields[name] = attributes[name]
+    error = _error_of(record)
+    if error is not None:
+        fields["error"] = error_fields(error)
+    return orjson.dumps(
+        fields, default=_encodable, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+    )
+
+
+def _human_line(record: logging.LogRecord) -> bytes:
+    attributes = record.__dict__
+    extra = "".join(f" {name}={attributes[name]}" for name in attributes if name not in _STANDARD_ATTRIBUTES)
+    correlation = correlation_id.get()
+    if correlation is not None and "correlationId" not in attributes:
+        extra += f" correlationId={correlation}"
+    clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+    line = f"{clock} {record.levelname:<7} {record.name}: {_message(record)}{extra}\n"
+    error = _error_of(record)
+    if error is not None:
+        for each in (told := error_fields(error), *told.get("causes", ())):
+            line += f"    {each['type']}\n" + "".join(f"      {frame}\n" for frame in each["stack"])
+    return line.encode("utf-8", "backslashreplace")
+
+
+def _message(record: logging.LogRecord) -> str:
+    message = record.getMessage()
+    if record.name == "asyncio":
+        # The loop's default handler adds the repr of the failed task, its exception's text included.
+        return message.partition("\n")[0]
+    return message
+
+
+def _error_of(record: logging.LogRecord) -> BaseException | None:
+    return record.exc_info[1] if record.exc_info else None
+
+
+def _one_error(error: BaseException) -> dict[str, Any]:
+    kind = type(error)
+    fields: dict[str, Any] = {
+        "type": kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}",
+        "stack": _frames(error.__traceback__),
+    }
+    for name in ("code", "errno"):
+        number = getattr(error, name, None)
+        if isinstance(number, int):
+            fields[name] = int(number)
+    if isinstance(error, BaseExceptionGroup):
+        fields["exceptions"] = [_one_error(each) for each in error.exceptions[:_MAX_CHAIN]]
+    return fields
+
+
+def _frames(stack: TracebackType | None) -> list[str]:
+    frames = [
+        f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(stack)
+    ]
+    return frames[-_MAX_FRAMES:]
+
+
+def _encodable(value: object) -> str:
+    return type(value).__name__ if isinstance(value, BaseException) else str(value)
+
+
+class _Clock:
+    second = -1
+    text = ""
+
+
+def _timestamp(created: float) -> str:
+    second = int(created)
+    if second != _Clock.second:
+        _Clock.second, _Clock.text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+    return f"{_Clock.text}.{int((created - second) * 1000):03d}Z"

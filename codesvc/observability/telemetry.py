@@ -1,0 +1,234 @@
+"""Telemetry: what the other rooms report to. Each states a Protocol with the methods it uses."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from time import perf_counter
+from types import TracebackType
+from typing import Final
+
+from aioprometheus.collectors import Counter, Gauge, Registry
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Tracer
+
+from codesvc.observability.metrics import EventLoopLag, LatencyHistogram, RuntimeMetrics, render
+from codesvc.observability.tracing import NO_SCOPE, SpanScope, active_tracer
+
+CODE_TYPES: Final = ("tm", "external")
+UPLOAD_OUTCOMES: Final = ("inserted", "updated", "invalid")
+
+
+class Telemetry:
+    """The metrics of one process, and its spans where tracing is on.
+
+    Make it after configure_tracing. All methods belong to the thread of the event loop.
+
+    Attributes:
+        tracer: None while tracing is off.
+        event_loop_lag: start it once the loop runs, and stop it before the loop ends.
+
+    """
+
+    def __init__(self, *, tracer: Tracer | None = None) -> None:
+        self.tracer = active_tracer() if tracer is None else tracer
+        self._registry = registry = Registry()
+        self._http = LatencyHistogram(
+            "http_response_duration_seconds",
+            "Seconds from a request's head to its response, by route template.",
+            ("method", "path", "status"),
+            registry,
+            counter=Counter("http_request_count", "Requests answered, by route template.", registry=registry),
+        )
+        self._datastore = LatencyHistogram(
+            "datastore_operation_duration_seconds",
+            "Seconds that an operation of the datastore took.",
+            ("operation", "outcome"),
+            registry,
+        )
+        self._upload = _UploadMetrics(registry)
+        self.event_loop_lag = EventLoopLag(registry)
+        self._runtime = RuntimeMetrics(registry)
+
+    def http_request(self, labels: tuple[str, str, str], seconds: float) -> None:
+        """Count one request; ``labels`` are its method, route template and status."""
+        self._http.observe(labels, seconds)
+
+    def datastore_operation(self, name: str, /, **attributes: str | int) -> AbstractContextManager[None]:
+        """Time one operation of the datastore under ``name``, and make a span of it with ``attributes``."""
+        if self.tracer is None:
+            return _Timed(self._datastore, name, None)
+        scope = SpanScope(self.tracer, f"datastore.{name}", attributes=attributes)
+        return _Timed(self._datastore, name, scope)
+
+    def storage_operation(self, name: str, /, **attributes: str | int) -> AbstractContextManager[None]:
+        """Make a span of one operation of the object store."""
+        if self.tracer is None:
+            return NO_SCOPE
+        return _Quiet(SpanScope(self.tracer, f"storage.{name}", attributes=attributes))
+
+    def upload(self, *, campaign_id: str, code_type: str) -> "AbstractContextManager[UploadTelemetry]":
+        """Make a span of a whole upload, and hand out what its parts report to."""
+        return _UploadScope(self._upload, self.tracer, campaign_id, code_type)
+
+    def render(self, accept: Sequence[str] = ()) -> tuple[bytes, str]:
+        """Return the metrics in the Prometheus text format, and its content type."""
+        for part in (self._http, self._datastore, self.event_loop_lag, self._runtime):
+            part.collect()
+        return render(self._registry, accept)
+
+
+class UploadTelemetry:
+    """What one upload reports, while it runs, so that somebody who reads the metrics sees it move."""
+
+    def __init__(
+        self, metrics: "_UploadMetrics", tracer: Tracer | None, code_type: str, span: Span | None
+    ) -> None:
+        self._metrics = metrics
+        self._tracer = tracer
+        self._labels = {outcome: {"type": code_type, "outcome": outcome} for outcome in UPLOAD_OUTCOMES}
+        self._span = span
+        # Kept, so that a batch is the upload's child whichever task writes it.
+        self._context: Context | None = None if span is None else context_api.get_current()
+        self._totals = dict.fromkeys(UPLOAD_OUTCOMES, 0)
+        self._bytes = 0
+
+    def read(self, size: int) -> None:
+        """Count ``size`` bytes of the file as read."""
+        self._bytes += size
+        self._metrics.bytes.add(_NO_LABELS, size)
+
+    def batch(self, codes: int) -> AbstractContextManager[None]:
+        """Cover the writing of one batch of ``codes`` codes."""
+        scope = None
+        if self._tracer is not None:
+            attributes = {"codesvc.upload.codes": codes}
+            scope = SpanScope(self._tracer, "upload.batch", attributes=attributes, parent=self._context)
+        return _Batch(self._metrics.in_flight, scope)
+
+    def stored(self, *, inserted: int, updated: int) -> None:
+        """Count codes as stored."""
+        self._add("inserted", inserted)
+        self._add("updated", updated)
+
+    def invalid(self, count: int) -> None:
+        """Count rows as invalid."""
+        self._add("invalid", count)
+
+    def finish(self) -> None:
+        """Put the totals on the upload's span."""
+        if self._span is not None:
+            self._span.set_attribute("codesvc.upload.bytes", self._bytes)
+            for outcome, total in self._totals.items():
+                self._span.set_attribute(f"codesvc.upload.{outcome}", total)
+
+    def _add(self, outcome: str, count: int) -> None:
+        if count:
+            self._totals[outcome] += count
+            self._metrics.codes.add(self._labels[outcome], count)
+
+
+_NO_LABELS: Final[dict[str, str]] = {}
+
+
+class _UploadMetrics:
+    def __init__(self, registry: Registry) -> None:
+        self.codes = Counter(
+            "upload_codes_total",
+            "Codes that uploads inserted or updated, and invalid rows.",
+            registry=registry,
+        )
+        self.bytes = Counter("upload_bytes_total", "Bytes of files that uploads read.", registry=registry)
+        self.in_flight = Gauge(
+            "upload_batches_in_flight", "Batches of uploads being written at this moment.", registry=registry
+        )
+        self.bytes.set({}, 0)
+        self.in_flight.set({}, 0)
+        for code_type in CODE_TYPES:
+            for outcome in UPLOAD_OUTCOMES:
+                self.codes.set({"type": code_type, "outcome": outcome}, 0)
+
+
+class _Timed(AbstractContextManager[None]):
+    __slots__ = ("_histogram", "_operation", "_scope", "_start")
+
+    def __init__(self, histogram: LatencyHistogram, operation: str, scope: SpanScope | None) -> None:
+        self._histogram = histogram
+        self._operation = operation
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        if self._scope is not None:
+            self._scope.__enter__()
+        self._start = perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        outcome = "ok" if kind is None else "error"
+        self._histogram.observe((self._operation, outcome), perf_counter() - self._start)
+        if self._scope is not None:
+            self._scope.__exit__(kind, error, stack)
+
+
+class _Quiet(AbstractContextManager[None]):
+    """Keeps the span from who only wants the block covered."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, scope: SpanScope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        self._scope.__exit__(kind, error, stack)
+
+
+class _Batch(AbstractContextManager[None]):
+    __slots__ = ("_gauge", "_scope")
+
+    def __init__(self, gauge: Gauge, scope: SpanScope | None) -> None:
+        self._gauge = gauge
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        self._gauge.inc(_NO_LABELS)
+        if self._scope is not None:
+            self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        if self._scope is not None:
+            self._scope.__exit__(kind, error, stack)
+        self._gauge.dec(_NO_LABELS)
+
+
+class _UploadScope(AbstractContextManager[UploadTelemetry]):
+    __slots__ = ("_code_type", "_metrics", "_scope", "_telemetry", "_tracer")
+
+    def __init__(
+        self, metrics: _UploadMetrics, tracer: Tracer | None, campaign_id: str, code_type: str
+    ) -> None:
+        self._metrics = metrics
+        self._tracer = tracer
+        self._code_type = code_type
+        self._scope: SpanScope | None = None
+        if tracer is not None:
+            attributes = {"codesvc.campaign_id": campaign_id, "codesvc.code_type": code_type}
+            self._scope = SpanScope(tracer, "upload", kind=SpanKind.INTERNAL, attributes=attributes)
+
+    def __enter__(self) -> UploadTelemetry:
+        span = None if self._scope is None else self._scope.__enter__()
+        self._telemetry = UploadTelemetry(self._metrics, self._tracer, self._code_type, span)
+        return self._telemetry
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        self._telemetry.finish()
+        if self._scope is not None:
+            self._scope.__exit__(kind, error, stack)
