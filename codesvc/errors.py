@@ -55,3 +55,7 @@ class InvalidRowError(UploadRejectedError):
 
 class NotCsvError(UploadRejectedError):
     """A record was longer than any real record is: the file is not CSV, or a quote was never closed."""
+
+
+class DatabaseRefusedError(CodesvcError):
+    """MongoDB refused a command for a reason that sending it again will not mend (a validator, missing rights)."""

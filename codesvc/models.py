@@ -91,3 +91,12 @@ class UploadReport:
     counts: UploadCounts
     invalid_count: int = 0
     invalid_samples: tuple[InvalidRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an upload has come: bytes parsed out of those the source holds, and the codes stored so far."""
+
+    bytes_done: int
+    bytes_total: int
+    counts: UploadCounts

@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from codesvc.errors import SettingsError
@@ -45,7 +45,9 @@ class LogLevel(StrEnum):
 class Settings(BaseSettings):
     """Every setting, with its default; the variable is the field's name in capitals after ``CODESVC_``."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     host: str = "0.0.0.0"  # noqa: S104 - a container listens on every interface
     port: int = Field(8080, ge=0, le=65535)
@@ -61,6 +63,8 @@ class Settings(BaseSettings):
 
     s3_bucket: str = ""
     s3_endpoint_url: str | None = None
+    aws_region: str | None = Field(None, validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"))
+    """The AWS libraries for Python read the second name only; Kubernetes service accounts set the first."""
 
     jwt_secret: SecretStr | None = None
     jwt_jwks_url: str | None = None
@@ -85,7 +89,16 @@ class Settings(BaseSettings):
     max_reserve: int = Field(10_000, ge=1, le=1_000_000)
     max_codes_per_request: int = Field(100_000, ge=1, le=10_000_000)
 
-    @field_validator("s3_endpoint_url", "jwt_secret", "jwt_jwks_url", "jwt_public_key", "jwt_issuer", "jwt_audience", mode="before")
+    @field_validator(
+        "s3_endpoint_url",
+        "aws_region",
+        "jwt_secret",
+        "jwt_jwks_url",
+        "jwt_public_key",
+        "jwt_issuer",
+        "jwt_audience",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value
@@ -132,7 +145,8 @@ class Settings(BaseSettings):
         names = tuple(name.strip() for name in value.split(",") if name.strip())
         for name in names:
             if name not in _KNOWN_ALGORITHMS:
-                raise ValueError(f"names an algorithm that is not one of {', '.join(sorted(_KNOWN_ALGORITHMS))}")
+                known = ", ".join(sorted(_KNOWN_ALGORITHMS))
+                raise ValueError(f"names an algorithm that is not one of {known}")
         return names
 
     @field_validator("write_concern", mode="before")
@@ -142,7 +156,9 @@ class Settings(BaseSettings):
         if re.fullmatch(r"[+-]?\d+", text):
             number = int(text)
             if not 1 <= number <= 50:
-                raise ValueError("must be 1 to 50, majority, or a tag: unacknowledged writes cannot be counted")
+                raise ValueError(
+                    "must be 1 to 50, majority or a tag: unacknowledged writes cannot be counted"
+                )
             return number
         if not text:
             raise ValueError("must be 1 to 50, majority, or a tag")
@@ -173,7 +189,7 @@ class Settings(BaseSettings):
         self.require_bucket()
         if self.jwt_secret is None and self.jwt_jwks_url is None and self.jwt_public_key is None:
             raise SettingsError(
-                "CODESVC_JWT_SECRET: is not set, and neither is CODESVC_JWT_JWKS_URL or CODESVC_JWT_PUBLIC_KEY"
+                "CODESVC_JWT_SECRET: is not set, nor is CODESVC_JWT_JWKS_URL or CODESVC_JWT_PUBLIC_KEY"
             )
         return self
 

@@ -1,0 +1,122 @@
+"""The connection to MongoDB, and the one place that knows which driver makes it.
+
+Motor is the default. PyMongo's own asyncio client has the same surface but for a few calls that one awaits and the
+other does not; those few are hidden here, so that the rest of the room is written once.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from inspect import isawaitable
+from typing import Any, Final
+
+import pymongo
+from bson.codec_options import CodecOptions
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient
+from pymongo.write_concern import WriteConcern
+
+from codesvc.datastore.failures import translated
+from codesvc.settings import Driver, Settings
+
+COLLECTION: Final = "codes"
+
+# The two drivers share no base class; what codesvc calls on them is the same by name.
+AsyncClient = Any
+AsyncDatabase = Any
+AsyncCollection = Any
+AsyncSession = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What answers, and what it accepts in one bulk write, from its ``hello``."""
+
+    transactions: bool
+    """Members of a replica set and mongos know transactions and retryable writes; a standalone server does not."""
+    max_write_batch_size: int
+    max_message_bytes: int
+
+
+class Mongo:
+    """A client, the database and the collection of codes.
+
+    ``timeout`` is the time limit of one operation in seconds, retries and server selection included (the drivers'
+    client-side operation timeout).
+    """
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        make = AsyncMongoClient if settings.mongo_driver is Driver.PYMONGO else AsyncIOMotorClient
+        self.timeout = settings.mongo_timeout
+        self.write_concern = WriteConcern(w=settings.write_concern, j=settings.write_journal)
+        # Keyword options lose against nothing in the URI: the write concern is codesvc's own setting, since the
+        # counts that a reply promises depend on it.
+        self.client: AsyncClient = make(
+            settings.mongo_uri,
+            appname="codesvc",
+            tz_aware=True,
+            timeoutMS=round(self.timeout * 1000),
+            w=settings.write_concern,
+            journal=settings.write_journal,
+            **options,
+        )
+        self.database: AsyncDatabase = self.client.get_database(
+            settings.mongo_database,
+            codec_options=CodecOptions(tz_aware=True),
+            write_concern=self.write_concern,
+        )
+        self.codes: AsyncCollection = self.database[COLLECTION]
+        self._deployment: Deployment | None = None
+
+    async def deployment(self) -> Deployment:
+        """Ask the server what it is, once.
+
+        Raises:
+            DatabaseUnavailableError: it did not answer.
+
+        """
+        if self._deployment is None:
+            with translated():
+                hello = await self.database.command("hello")
+            self._deployment = Deployment(
+                transactions="setName" in hello or hello.get("msg") == "isdbgrid",
+                max_write_batch_size=int(hello["maxWriteBatchSize"]),
+                max_message_bytes=int(hello["maxMessageSizeBytes"]),
+            )
+        return self._deployment
+
+    async def ping(self, timeout: float) -> bool:  # noqa: ASYNC109 - the driver's own limit, not a cancellation
+        """Tell whether a primary answers within ``timeout`` seconds."""
+        try:
+            with pymongo.timeout(timeout), translated():
+                hello = await self.database.command("hello")
+        except Exception:  # noqa: BLE001 - whatever it is, the answer is no
+            return False
+        return bool(hello.get("isWritablePrimary"))
+
+    async def session(self) -> AsyncSession:
+        """Start a session; the caller ends it."""
+        started = self.client.start_session(causal_consistency=False)
+        return await started if isawaitable(started) else started
+
+    async def close(self) -> None:
+        """Close every connection."""
+        closed = self.client.close()
+        if isawaitable(closed):
+            await closed
+
+
+@asynccontextmanager
+async def transaction(mongo: Mongo) -> AsyncIterator[AsyncSession]:
+    """Run a block in a transaction; unless the block commits it, it is aborted."""
+    session = await mongo.session()
+    try:
+        # A coroutine in PyMongo's asyncio client, a plain call in Motor.
+        started = session.start_transaction(write_concern=mongo.write_concern)
+        if isawaitable(started):
+            await started
+        yield session
+    finally:
+        if session.in_transaction:
+            await session.abort_transaction()
+        await session.end_session()

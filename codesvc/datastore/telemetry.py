@@ -1,0 +1,11 @@
+"""What this room tells of its operations."""
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+
+class Telemetry(Protocol):
+    """Times operations; the composition root supplies one."""
+
+    def datastore_operation(self, name: str, /, **attributes: str | int) -> AbstractContextManager[None]:
+        """Time a block as the operation ``name``, and trace it."""

@@ -1,0 +1,202 @@
+r"""Bulk `insert` and `update` commands whose payload was encoded beforehand.
+
+An OP_MSG carries such a command as two sections (MongoDB wire protocol, OP_MSG):
+
+    kind 0   the command's own document    {insert: "codes", ordered: false, lsid, txnNumber, writeConcern, ...}
+    kind 1   int32 size | "documents\0"    BSON document | BSON document | ...           (the run of bytes)
+
+PyMongo builds the second section from a list of mappings, and copies the ``raw`` attribute of a ``RawBSONDocument``
+into it unchanged. One stand-in whose ``raw`` holds many documents in a row therefore makes a valid section, and no
+Python object per code is ever made. That leans on the driver's inside, so :func:`raw_encoding_works` tries it before
+the first use; where it fails, plain documents are sent instead, which is slow but right.
+
+Commands are retryable writes: each carries a session and a transaction number of our own, so that the server executes
+every statement once however often the command is sent, and tells the second time what it did the first (MongoDB
+manual, "Retryable Writes"). That is what keeps counts exact when a reply is lost or a primary steps down.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import bson
+import pymongo
+from bson.codec_options import CodecOptions
+from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
+
+from codesvc._fastcsv import WriteReply, read_write_reply
+from codesvc.datastore.client import COLLECTION, AsyncSession, Mongo
+from codesvc.datastore.failures import RETRYABLE_CODES, database_error, translated
+from codesvc.datastore.telemetry import Telemetry
+from codesvc.errors import DatabaseUnavailableError
+
+MESSAGE_OVERHEAD: Final = 16 * 1024
+"""Bytes kept free in a message for the command's own document (what the server itself allows for it)."""
+
+# A document of this size or more is refused by the driver; a longer run is cut into several at document boundaries.
+_MAX_RUN_BYTES: Final = 15 << 20
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
+
+
+class _RawRun:
+    """Documents in a row, which the driver's encoder takes for one."""
+
+    __slots__ = ("raw",)
+    _type_marker = RawBSONDocument._type_marker  # noqa: SLF001 - what the encoder goes by
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+
+class _RawReply(RawBSONDocument):
+    """A reply whose arrays stay undecoded: a reply to 50,000 upserts names every one of them."""
+
+    @staticmethod
+    def _inflate_bson(bson_bytes: Any, codec_options: Any) -> Any:
+        return bson.raw_bson._inflate_bson(bson_bytes, codec_options, raw_array=True)  # noqa: SLF001
+
+
+_RAW_REPLY: Final = CodecOptions(document_class=_RawReply)
+
+
+def raw_encoding_works() -> bool:
+    """Try the two liberties that this module takes with the driver, on a scratch encoding."""
+    first, second = bson.encode({"a": 1}), bson.encode({"b": "x"})
+    reply = bson.encode({"n": 2, "upserted": [{"index": 0, "_id": 1}], "ok": 1.0})
+    try:
+        return (
+            bson.encode(_RawRun(first + second)) == first + second  # type: ignore[arg-type]
+            and bytes((decoded := bson.decode(reply, _RAW_REPLY)).raw) == reply
+            and decoded["ok"] == 1.0
+        )
+    except Exception:  # noqa: BLE001 - whatever another version of the driver does with them, they do not work
+        return False
+
+
+@dataclass(slots=True)
+class _Session:
+    """A session that only this module uses, with the transaction number that was used last."""
+
+    session: AsyncSession
+    number: int
+
+
+class Wire:
+    """Sends runs of encoded documents; any number of calls may be under way at once.
+
+    Arguments:
+        mongo: the connection, with the write concern that is asked for.
+        telemetry: told of each command.
+        raw: whether the driver takes runs of bytes, see :func:`raw_encoding_works`.
+
+    """
+
+    def __init__(self, mongo: Mongo, telemetry: Telemetry, *, raw: bool) -> None:
+        self._mongo = mongo
+        self._telemetry = telemetry
+        self._raw = raw
+        self._idle: list[_Session] = []
+        # Only acknowledged: {"w": "majority", "j": true}
+        self._write_concern = dict(mongo.write_concern.document)
+
+    async def insert(self, documents: bytes) -> WriteReply:
+        """Insert documents, unordered; the reply tells which were there already (E11000).
+
+        Raises:
+            DatabaseUnavailableError: no answer in time, after as many tries as the time allowed.
+            DatabaseRefusedError: the server refused the command.
+
+        """
+        with self._telemetry.datastore_operation("insert", bytes=len(documents)):
+            return await self._run("insert", "documents", documents)
+
+    async def update(self, statements: bytes) -> WriteReply:
+        """Run update statements, unordered; raises as :meth:`insert` does."""
+        with self._telemetry.datastore_operation("update", bytes=len(statements)):
+            return await self._run("update", "updates", statements)
+
+    async def _run(self, name: str, field: str, payload: bytes) -> WriteReply:
+        command = {name: COLLECTION, "ordered": False, "writeConcern": self._write_concern}
+        if not (await self._mongo.deployment()).transactions:
+            # A standalone server knows no retryable writes: after a lost reply it is the caller who tries again.
+            with translated():
+                reply = await self._send(command, field, payload, None)
+            return _accepted(reply)
+        session = self._idle.pop() if self._idle else _Session(await self._mongo.session(), time.time_ns())
+        # Above every number that the driver may have used on a pooled session, and never used twice.
+        session.number += 1
+        command["txnNumber"] = Int64(session.number)
+        reply = await self._until_told(command, field, payload, session)
+        # Not on an exception: a command that was given up may still be under way on this session.
+        self._idle.append(session)
+        return _accepted(reply)
+
+    async def _until_told(
+        self, command: dict[str, Any], field: str, payload: bytes, session: _Session
+    ) -> WriteReply:
+        deadline = time.monotonic() + self._mongo.timeout
+        pause = _FIRST_PAUSE
+        with translated(), pymongo.timeout(self._mongo.timeout):
+            while True:
+                try:
+                    reply = await self._send(dict(command), field, payload, session.session)
+                except PyMongoError as error:
+                    if not _may_be_sent_again(error) or time.monotonic() + pause > deadline:
+                        raise
+                else:
+                    if (
+                        reply.write_concern_error not in RETRYABLE_CODES
+                        or time.monotonic() + pause > deadline
+                    ):
+                        return reply
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _send(
+        self, command: dict[str, Any], field: str, payload: bytes, session: AsyncSession | None
+    ) -> WriteReply:
+        database = self._mongo.database
+        if self._raw:
+            command[field] = [_RawRun(run) for run in _cut(payload)]
+            reply = await database.command(command, codec_options=_RAW_REPLY, session=session)
+            return read_write_reply(bytes(reply.raw))
+        command[field] = bson.decode_all(payload)
+        reply = await database.command(command, session=session)
+        return read_write_reply(bson.encode(reply))
+
+
+def _cut(payload: bytes) -> list[bytes]:
+    if len(payload) <= _MAX_RUN_BYTES:
+        return [payload]
+    runs, start, position = [], 0, 0
+    while position < len(payload):
+        size = int.from_bytes(payload[position : position + 4], "little")
+        if position + size - start > _MAX_RUN_BYTES:
+            runs.append(payload[start:position])
+            start = position
+        position += size
+    runs.append(payload[start:])
+    return runs
+
+
+def _may_be_sent_again(error: PyMongoError) -> bool:
+    if isinstance(error, AutoReconnect):
+        return True
+    if isinstance(error, OperationFailure):
+        return error.code in RETRYABLE_CODES or error.has_error_label("RetryableWriteError")
+    return False
+
+
+def _accepted(reply: WriteReply) -> WriteReply:
+    """Raise unless every statement was executed or met a duplicate, under the write concern that was asked for."""
+    if reply.first_other_error is not None:
+        raise database_error(reply.first_other_error[1])
+    if reply.write_concern_error:
+        raise database_error(reply.write_concern_error)
+    if not reply.ok:
+        raise DatabaseUnavailableError("The database did not carry out a bulk write.")
+    return reply
