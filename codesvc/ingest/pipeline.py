@@ -96,7 +96,7 @@ class Uploads:
     def __init__(
         self,
         *,
-        source: Source,
+        source: Source | None,
         store: Store,
         telemetry: Telemetry,
         options: Options,
@@ -137,8 +137,11 @@ class Uploads:
             DrainingError: the process is going away; likewise.
 
         """
+        source = source or self._source
+        if source is None:
+            raise RuntimeError("there is no source to read from")
         with self._telemetry.upload(campaign_id=campaign_id, code_type=code_type.value) as told:
-            async with (source or self._source).open(file_key) as stream:
+            async with source.open(file_key) as stream:
                 max_codes, max_bytes = await self._store.batch_limits()
                 saved = self._clock()
                 extractor = Extractor(
