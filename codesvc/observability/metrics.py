@@ -136,9 +136,6 @@ class RuntimeMetrics:
         self._uncollectable = counter(
             "python_gc_objects_uncollectable_total", "Uncollectable objects found during gc."
         )
-        self._pending = gauge(
-            "python_gc_objects", "Objects that this generation counts towards its next collection."
-        )
         gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.").set(
             {}, _start_time()
         )
@@ -157,12 +154,11 @@ class RuntimeMetrics:
         except OSError:
             # NOTE: kibibytes, and the peak: the best there is without /proc.
             self._resident.set({}, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-        for generation, (stats, pending) in enumerate(zip(gc.get_stats(), gc.get_count(), strict=False)):
+        for generation, stats in enumerate(gc.get_stats()):
             labels = {"generation": str(generation)}
             self._collections.set(labels, stats["collections"])
             self._collected.set(labels, stats["collected"])
             self._uncollectable.set(labels, stats["uncollectable"])
-            self._pending.set(labels, pending)
 
 
 def render(registry: Registry, accept: Sequence[str] = ()) -> tuple[bytes, str]:

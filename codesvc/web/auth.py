@@ -1,0 +1,461 @@
+"""Bearer tokens: who may call. JWT (RFC 7519), signed with a shared secret, a public key, or a key set's.
+
+The kind of key decides which algorithms may use it (RFC 8725, sections 2.1 and 3.1): the secret is never
+handed to a signature algorithm, a public key never to an HMAC, and ``none`` is nobody's.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from logging import getLogger
+from typing import Any, Final
+
+import aiohttp
+import jwt
+import orjson
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.algorithms import HMACAlgorithm
+
+from codesvc.errors import SettingsError
+from codesvc.web.problems import RequestError
+
+PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
+Claims = Mapping[str, Any]
+
+DEFAULT_HMAC: Final = ("HS256",)
+DEFAULT_ASYMMETRIC: Final = ("RS256", "ES256", "EdDSA")
+
+_HMAC: Final = frozenset({"HS256", "HS384", "HS512"})
+_RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+_CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+_REALM: Final = 'Bearer realm="codesvc"'
+
+_logger = getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRules:
+    """What a token must satisfy; ``public_key`` is PEM text, ``leeway`` is in seconds.
+
+    Without ``algorithms``: HS256 for the secret; RS256, ES256 and EdDSA for public keys.
+    """
+
+    secret: str | None = field(default=None, repr=False)
+    public_key: str | None = None
+    jwks_url: str | None = None
+    algorithms: tuple[str, ...] = ()
+    issuer: str | None = None
+    audience: str | None = None
+    leeway: float = 0.0
+
+
+class UnauthorizedError(RequestError):
+    """There is no token, or it is not valid; carries the challenge of RFC 6750, section 3."""
+
+    def __init__(self, detail: str, *, error: str = "") -> None:
+        challenge = f'{_REALM}, error="{error}", error_description="{detail}"' if error else _REALM
+        super().__init__("unauthorized", detail, headers={"WWW-Authenticate": challenge})
+
+
+class SupremeUserRequiredError(RequestError):
+    """The token is valid, but its claim ``isSupreme`` is not true."""
+
+    def __init__(self) -> None:
+        detail = "The claim isSupreme must be true"
+        challenge = f'{_REALM}, error="insufficient_scope", error_description="{detail}"'
+        super().__init__("supremeUserRequired", detail, headers={"WWW-Authenticate": challenge})
+
+
+class KeysUnavailableError(RequestError):
+    """The key set was never fetched, so that no token can be judged."""
+
+    def __init__(self) -> None:
+        super().__init__("keysUnavailable", "The key set could not be fetched yet")
+
+
+class Authenticator:
+    """Judges the Authorization header of each request.
+
+    A token found valid is remembered until it expires, by its SHA-256, never itself; one that a key set
+    verified for at most ``JwksKeys.FRESH`` seconds, and never beyond a change of that set.
+
+    Raises:
+        SettingsError: a key cannot be used for any of the algorithms.
+
+    """
+
+    REMEMBERED: Final = 1024
+
+    def __init__(
+        self,
+        rules: TokenRules,
+        *,
+        session_factory: Callable[[], aiohttp.ClientSession] = aiohttp.ClientSession,
+    ) -> None:
+        self._rules = rules
+        allowed = frozenset(rules.algorithms or _default_algorithms(rules))
+        self._hmac = allowed & _HMAC if rules.secret is not None else frozenset()
+        self._asymmetric = allowed - _HMAC
+        self._secret = _checked_secret(rules.secret, self._hmac) if rules.secret is not None else ""
+        self._static = (
+            [] if rules.public_key is None else [_pem_key(rules.public_key, algorithms=self._asymmetric)]
+        )
+        self._jwks = (
+            None
+            if rules.jwks_url is None
+            else JwksKeys(rules.jwks_url, algorithms=self._asymmetric, session_factory=session_factory)
+        )
+        self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+
+    async def authenticate(self, header: str | None) -> Claims:
+        """Return the claims of the token in an Authorization header.
+
+        Raises:
+            UnauthorizedError: it is missing, malformed, expired, or not signed by a key that is trusted.
+            SupremeUserRequiredError: its claim isSupreme is anything but true.
+            KeysUnavailableError: the keys to judge it by could not be fetched.
+
+        """
+        token = _bearer_token(header)
+        digest = sha256(token.encode("ascii")).digest()
+        entry = self._remembered.get(digest)
+        if entry is not None and self._still_valid(entry):
+            self._remembered.move_to_end(digest)
+        else:
+            self._remembered.pop(digest, None)
+            entry = await self._verify(token)
+            self._remembered[digest] = entry
+            if len(self._remembered) > self.REMEMBERED:
+                self._remembered.popitem(last=False)
+        if entry.claims.get("isSupreme") is not True:
+            raise SupremeUserRequiredError
+        return entry.claims
+
+    async def close(self) -> None:
+        """End the session that fetches the key set."""
+        if self._jwks is not None:
+            await self._jwks.close()
+
+    def _still_valid(self, entry: "_Remembered") -> bool:
+        if time.time() >= entry.expires:
+            return False
+        return entry.generation is None or (
+            self._jwks is not None
+            and entry.generation == self._jwks.generation
+            and time.monotonic() < entry.verified + JwksKeys.FRESH
+        )
+
+    async def _verify(self, token: str) -> "_Remembered":
+        header = _unverified_header(token)
+        algorithm = header.get("alg")
+        if not isinstance(algorithm, str):
+            raise UnauthorizedError("The token names no algorithm", error="invalid_token")
+        if algorithm in self._hmac:
+            return _Remembered(*_verified(token, [self._secret], algorithm, self._rules), None, 0.0)
+        if algorithm not in self._asymmetric:
+            raise UnauthorizedError("The token's algorithm is not accepted", error="invalid_token")
+        keys = [key.key for key in self._static if algorithm in key.algorithms]
+        if self._jwks is None:
+            return _Remembered(*_verified(token, keys, algorithm, self._rules), None, 0.0)
+        found = await self._jwks.find(header.get("kid"), algorithm)
+        # NOTE: taken before the claims are looked at, so that a change in between is not missed.
+        generation, verified = self._jwks.generation, time.monotonic()
+        claims, expires = _verified(token, [*found, *keys], algorithm, self._rules)
+        return _Remembered(claims, expires, generation, verified)
+
+
+class JwksKeys:
+    """The keys of a key set (RFC 7517), fetched over HTTP, kept through outages.
+
+    A set younger than half of ``FRESH`` seconds is used as it is; an older one is fetched again, by one
+    request at a time and without making the caller wait until it is ``FRESH`` seconds old. An unknown
+    key id fetches at once, unless that was done less than ``PAUSE`` seconds ago.
+    """
+
+    FRESH: Final = 30.0
+    PAUSE: Final = 5.0
+    TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0)
+    MAX_BYTES: Final = 1 << 20
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        algorithms: frozenset[str],
+        session_factory: Callable[[], aiohttp.ClientSession] = aiohttp.ClientSession,
+    ) -> None:
+        self._url = url
+        self._algorithms = algorithms
+        self._session_factory = session_factory
+        self._session: aiohttp.ClientSession | None = None
+        self._keys: tuple[_Key, ...] = ()
+        self._raw = b""
+        self._fetched = float("-inf")
+        self._tried = float("-inf")
+        self._fetching: asyncio.Task[None] | None = None
+        self.generation = 0
+        """Grows with every change of the set."""
+
+    async def find(self, kid: object, algorithm: str) -> list[PublicKey]:
+        """Return the keys that may have signed a token with this ``kid`` (None: any) and algorithm.
+
+        Raises:
+            KeysUnavailableError: no set was ever fetched.
+
+        """
+        age = time.monotonic() - self._fetched
+        if age > self.FRESH:
+            await self._refresh()
+        elif age > self.FRESH / 2:
+            self._begin()
+        found = self._matching(kid, algorithm)
+        if not found and kid is not None:
+            await self._refresh()
+            found = self._matching(kid, algorithm)
+        if not self._keys:
+            raise KeysUnavailableError
+        return found
+
+    async def close(self) -> None:
+        """Abandon a fetch under way, and close the session."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.gather(self._fetching, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    def _matching(self, kid: object, algorithm: str) -> list[PublicKey]:
+        return [
+            key.key for key in self._keys if algorithm in key.algorithms and (kid is None or key.kid == kid)
+        ]
+
+    async def _refresh(self) -> None:
+        task = self._begin()
+        if task is not None:
+            # Shielded: the fetch is everybody's, whoever gives up waiting for it.
+            await asyncio.shield(task)
+
+    def _begin(self) -> "asyncio.Task[None] | None":
+        if self._fetching is None and time.monotonic() - self._tried >= self.PAUSE:
+            self._tried = time.monotonic()
+            self._fetching = asyncio.create_task(self._fetch(), name="fetch-jwks")
+        return self._fetching
+
+    async def _fetch(self) -> None:
+        try:
+            raw = await self._download()
+            if raw != self._raw:
+                keys = tuple(_jwks_keys(raw, algorithms=self._algorithms))
+                if not keys:
+                    raise ValueError("no usable key")  # noqa: TRY301 - one place tells all failures
+                self._keys, self._raw = keys, raw
+                self.generation += 1
+                _logger.info("key set loaded", extra={"keys": len(keys)})
+            self._fetched = time.monotonic()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            _logger.warning(
+                "key set not fetched", extra={"reason": type(error).__name__, "keysKept": len(self._keys)}
+            )
+        finally:
+            self._fetching = None
+
+    async def _download(self) -> bytes:
+        if self._session is None:
+            self._session = self._session_factory()
+        async with self._session.get(self._url, timeout=self.TIMEOUT) as response:
+            response.raise_for_status()
+            body = await response.content.read(self.MAX_BYTES + 1)
+            while not response.content.at_eof() and len(body) <= self.MAX_BYTES:
+                body += await response.content.read(self.MAX_BYTES + 1 - len(body))
+        if len(body) > self.MAX_BYTES:
+            raise ValueError("too large")
+        return body
+
+
+def mint_token(
+    *,
+    secret: str,
+    ttl: float = 3600,
+    supreme: bool = True,
+    issuer: str | None = None,
+    audience: str | None = None,
+    algorithm: str = "HS256",
+) -> str:
+    """Sign a token with a shared secret, for development and tests; ``ttl`` is in seconds."""
+    now = int(time.time())
+    claims: dict[str, Any] = {"iat": now, "exp": int(now + ttl), "isSupreme": supreme}
+    if issuer is not None:
+        claims["iss"] = issuer
+    if audience is not None:
+        claims["aud"] = audience
+    return _JWS.encode(orjson.dumps(claims), secret, algorithm=algorithm)
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    kid: str | None
+    key: PublicKey
+    algorithms: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    claims: Claims = field(repr=False)
+    expires: float
+    generation: int | None
+    """Of the key set that verified it; None where the key never changes."""
+    verified: float
+
+
+class _AnyLengthHmac(HMACAlgorithm):
+    """An HMAC that does not warn of a short secret at every token: codesvc says it once, at start."""
+
+    def check_key_length(self, key: bytes) -> str | None:  # noqa: ARG002
+        return None
+
+
+def _jws() -> jwt.PyJWS:
+    jws = jwt.PyJWS(algorithms=[*_HMAC, *_RSA, *_CURVES.values(), "EdDSA"])
+    hashes = {"HS256": HMACAlgorithm.SHA256, "HS384": HMACAlgorithm.SHA384, "HS512": HMACAlgorithm.SHA512}
+    for name, digest in hashes.items():
+        jws.unregister_algorithm(name)
+        jws.register_algorithm(name, _AnyLengthHmac(digest))
+    return jws
+
+
+_JWS: Final = _jws()
+
+
+def _default_algorithms(rules: TokenRules) -> tuple[str, ...]:
+    asymmetric = rules.public_key is not None or rules.jwks_url is not None
+    return (*(DEFAULT_HMAC if rules.secret is not None else ()), *(DEFAULT_ASYMMETRIC if asymmetric else ()))
+
+
+def _bearer_token(header: str | None) -> str:
+    """Take the token out of ``Bearer <token>`` (RFC 6750, section 2.1); the scheme's case does not matter."""
+    if header is None:
+        raise UnauthorizedError("The Authorization header is missing")
+    scheme, _, token = header.strip(" \t").partition(" ")
+    token = token.strip(" ")
+    if scheme.lower() != "bearer":
+        raise UnauthorizedError("The Authorization header does not hold a bearer token")
+    if not token or not token.isascii() or " " in token:
+        raise UnauthorizedError("The token is malformed", error="invalid_token")
+    return token
+
+
+def _unverified_header(token: str) -> Mapping[str, Any]:
+    try:
+        return _JWS.get_unverified_header(token)
+    except jwt.PyJWTError:
+        raise UnauthorizedError("The token is malformed", error="invalid_token") from None
+
+
+def _verified(
+    token: str, keys: Sequence[PublicKey | str], algorithm: str, rules: TokenRules
+) -> tuple[Claims, float]:
+    """Return the claims and the instant (seconds since the epoch) from which they hold no more."""
+    for key in keys:
+        try:
+            payload: bytes = _JWS.decode_complete(token, key, algorithms=[algorithm])["payload"]
+        except jwt.InvalidSignatureError:
+            continue
+        except jwt.PyJWTError:
+            raise UnauthorizedError("The token is malformed", error="invalid_token") from None
+        return _checked_claims(payload, rules)
+    raise UnauthorizedError("The token is not signed by a trusted key", error="invalid_token")
+
+
+def _checked_claims(payload: bytes, rules: TokenRules) -> tuple[Claims, float]:
+    """Check the registered claims (RFC 7519, section 4.1). Without a configured audience, any will do."""
+    try:
+        claims = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        claims = None
+    if not isinstance(claims, dict):
+        raise UnauthorizedError("The token's claims are not a JSON object", error="invalid_token")
+    now = time.time()
+    expires = claims.get("exp")
+    if not isinstance(expires, int | float) or isinstance(expires, bool):
+        raise UnauthorizedError("The claim exp is missing or not a number", error="invalid_token")
+    if now >= expires + rules.leeway:
+        raise UnauthorizedError("The token has expired", error="invalid_token")
+    starts = claims.get("nbf")
+    if starts is not None and not (isinstance(starts, int | float) and starts <= now + rules.leeway):
+        raise UnauthorizedError("The token is not valid yet", error="invalid_token")
+    if rules.issuer is not None and claims.get("iss") != rules.issuer:
+        raise UnauthorizedError("The token has another issuer", error="invalid_token")
+    if rules.audience is not None:
+        audience = claims.get("aud")
+        if rules.audience != audience and not (isinstance(audience, list) and rules.audience in audience):
+            raise UnauthorizedError("The token is for another audience", error="invalid_token")
+    return claims, expires + rules.leeway
+
+
+def _checked_secret(secret: str, algorithms: frozenset[str]) -> str:
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except jwt.InvalidKeyError:
+        raise SettingsError("CODESVC_JWT_SECRET: looks like a key pair's key, not a secret") from None
+    # RFC 7518, section 3.2: a key of the size of the hash output, or larger, must be used.
+    shortest = max((int(name[2:]) // 8 for name in algorithms), default=0)
+    if len(secret.encode()) < shortest:
+        _logger.warning("CODESVC_JWT_SECRET is shorter than %d bytes: easier to guess", shortest)
+    return secret
+
+
+def _pem_key(pem: str, *, algorithms: frozenset[str]) -> _Key:
+    try:
+        data = pem.encode("ascii")
+        key: object
+        if b"-----BEGIN CERTIFICATE-----" in data:
+            key = x509.load_pem_x509_certificate(data).public_key()
+        else:
+            key = load_pem_public_key(data)
+    except ValueError:
+        raise SettingsError("CODESVC_JWT_PUBLIC_KEY: is not a public key in PEM form") from None
+    usable = _algorithms_of(key) & algorithms
+    if not usable or not isinstance(key, PublicKey):
+        raise SettingsError("CODESVC_JWT_PUBLIC_KEY: fits none of the accepted algorithms")
+    return _Key(None, key, usable)
+
+
+def _jwks_keys(raw: bytes, *, algorithms: frozenset[str]) -> "list[_Key]":
+    """Read the signature keys of a set; what cannot be used is passed over (RFC 7517, section 5)."""
+    document = orjson.loads(raw)
+    entries = document.get("keys") if isinstance(document, dict) else None
+    keys: list[_Key] = []
+    for entry in entries if isinstance(entries, list) else ():
+        # A secret has no place in a public set: trusting it would let whoever reads the set sign.
+        if not isinstance(entry, dict) or entry.get("kty") == "oct" or entry.get("use", "sig") != "sig":
+            continue
+        try:
+            key = jwt.PyJWK(entry).key
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+            continue
+        key = key.public_key() if hasattr(key, "public_key") else key
+        usable = _algorithms_of(key) & algorithms
+        if "alg" in entry:
+            usable &= {entry["alg"]}
+        if usable:
+            kid = entry.get("kid")
+            keys.append(_Key(kid if isinstance(kid, str) else None, key, usable))
+    return keys
+
+
+def _algorithms_of(key: object) -> frozenset[str]:
+    if isinstance(key, RSAPublicKey):
+        return _RSA
+    if isinstance(key, EllipticCurvePublicKey):
+        return frozenset({_CURVES[key.curve.name]}) if key.curve.name in _CURVES else frozenset()
+    if isinstance(key, Ed25519PublicKey | Ed448PublicKey):
+        return frozenset({"EdDSA"})
+    return frozenset()

@@ -1,0 +1,207 @@
+"""The handlers of /v1: each parses the request, makes one call, and serialises what came back."""
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+import orjson
+from aiohttp import hdrs, web
+
+from codesvc.errors import DatabaseUnavailableError
+from codesvc.models import ChangeCounts, CodeType, Counts, Reservation, Status, UploadReport
+from codesvc.web.problems import RequestError
+from codesvc.web.schemas import (
+    CodesRequest,
+    CountQuery,
+    Limits,
+    ReserveRequest,
+    UploadRequest,
+    checked_campaign_id,
+    parse,
+    reserve_reply,
+    split_file_key,
+    upload_reply,
+)
+
+T = TypeVar("T")
+
+
+class Inventory(Protocol):
+    """What the handlers need of codesvc.inventory."""
+
+    async def count(self, campaign_id: str, code_type: CodeType) -> Counts:
+        """Count codes by status."""
+        ...
+
+    async def count_status(self, campaign_id: str, code_type: CodeType, status: Status) -> int:
+        """Count the codes of one status."""
+        ...
+
+    async def reserve(self, campaign_id: str, code_type: CodeType, count: int) -> Reservation:
+        """Lend at most ``count`` codes."""
+        ...
+
+    async def assign(self, campaign_id: str, codes: Sequence[str]) -> ChangeCounts:
+        """Give codes away for good."""
+        ...
+
+    async def release(self, campaign_id: str, codes: Sequence[str]) -> ChangeCounts:
+        """Take reserved codes back."""
+        ...
+
+
+class Uploads(Protocol):
+    """What the handlers need of codesvc.ingest."""
+
+    async def run(
+        self, *, campaign_id: str, code_type: CodeType, file_key: str, header: bool, strict: bool
+    ) -> UploadReport:
+        """Load a file; returns when all of it is stored."""
+        ...
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before it had sent its request."""
+
+
+INVENTORY: Final = web.AppKey("inventory", Inventory)
+UPLOADS: Final = web.AppKey("uploads", Uploads)
+LIMITS: Final = web.AppKey("limits", Limits)
+
+JSON: Final = "application/json"
+_DECODABLE: Final = frozenset({"", "identity", "gzip", "deflate"})
+
+
+async def upload(request: web.Request) -> web.Response:
+    """Load a file into the inventory."""
+    limits = request.app[LIMITS]
+    campaign_id = checked_campaign_id(request.match_info["campaignId"])
+    wanted = parse(UploadRequest, await _json_object(request, limits), limits)
+    key_campaign, code_type = split_file_key(wanted.fileKey)
+    if key_campaign != campaign_id:
+        raise RequestError("campaignMismatch", "The campaign of the file key is not the path's")
+    report = await request.app[UPLOADS].run(
+        campaign_id=campaign_id,
+        code_type=code_type,
+        file_key=wanted.fileKey,
+        header=wanted.header,
+        strict=wanted.strict,
+    )
+    return json_response(upload_reply(report))
+
+
+async def count(request: web.Request) -> web.Response:
+    """Count codes by status."""
+    limits = request.app[LIMITS]
+    campaign_id = checked_campaign_id(request.match_info["campaignId"])
+    query = parse(CountQuery, _query(request), limits)
+    inventory = request.app[INVENTORY]
+    if query.status is not None:
+        number = await _within(limits, inventory.count_status(campaign_id, query.type, query.status))
+        return json_response({query.status.value: number})
+    counts = await _within(limits, inventory.count(campaign_id, query.type))
+    return json_response(
+        {"available": counts.available, "reserved": counts.reserved, "assigned": counts.assigned}
+    )
+
+
+async def reserve(request: web.Request) -> web.Response:
+    """Lend codes for a day."""
+    limits = request.app[LIMITS]
+    campaign_id = checked_campaign_id(request.match_info["campaignId"])
+    parameters = _query(request)
+    text = parameters.get("count")
+    # A number of 20 digits is too large in any case, and int() refuses one of 5,000.
+    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 20:
+        parameters["count"] = int(text)
+    if request.method == hdrs.METH_POST and request.can_read_body:
+        parameters |= await _json_object(request, limits)
+    wanted = parse(ReserveRequest, parameters, limits)
+    inventory = request.app[INVENTORY]
+    reservation = await _within(limits, inventory.reserve(campaign_id, wanted.type, wanted.count))
+    return json_response(reserve_reply(reservation))
+
+
+async def assign(request: web.Request) -> web.Response:
+    """Give codes away for good."""
+    limits = request.app[LIMITS]
+    campaign_id = checked_campaign_id(request.match_info["campaignId"])
+    wanted = parse(CodesRequest, await _json_object(request, limits), limits)
+    return _change_reply(await _within(limits, request.app[INVENTORY].assign(campaign_id, wanted.codes)))
+
+
+async def release(request: web.Request) -> web.Response:
+    """Take reserved codes back."""
+    limits = request.app[LIMITS]
+    campaign_id = checked_campaign_id(request.match_info["campaignId"])
+    wanted = parse(CodesRequest, await _json_object(request, limits), limits)
+    return _change_reply(await _within(limits, request.app[INVENTORY].release(campaign_id, wanted.codes)))
+
+
+def json_response(data: Any) -> web.Response:
+    """Encode ``data`` as the body of a 200."""
+    return web.Response(body=orjson.dumps(data), content_type=JSON)
+
+
+def _change_reply(counts: ChangeCounts) -> web.Response:
+    return json_response({"count": {"in": counts.total, "updated": counts.updated}})
+
+
+async def _within(limits: Limits, operation: Awaitable[T]) -> T:
+    """Await ``operation``, but not for so long that the reply would come after 30 s."""
+    guard = asyncio.timeout(limits.operation_timeout)
+    try:
+        async with guard:
+            return await operation
+    except TimeoutError:
+        if guard.expired():
+            raise DatabaseUnavailableError("The database did not answer in time") from None
+        raise
+
+
+def _query(request: web.Request) -> dict[str, Any]:
+    """Return the parameters of the query string; one given twice becomes a list, which no schema takes."""
+    query = request.rel_url.query
+    parameters: dict[str, Any] = dict(query)
+    if len(parameters) != len(query):
+        for name in parameters:
+            values = query.getall(name)
+            if len(values) > 1:
+                parameters[name] = values
+    return parameters
+
+
+async def _json_object(request: web.Request, limits: Limits) -> Mapping[str, Any]:
+    """Read the body as a JSON object.
+
+    Raises:
+        RequestError: unsupportedMediaType, payloadTooLarge or invalidJson.
+        ClientGoneError: the client did not send all of it.
+
+    """
+    content_type = request.headers.get(hdrs.CONTENT_TYPE, JSON).partition(";")[0].strip().lower()
+    if content_type not in {JSON, ""}:
+        raise RequestError("unsupportedMediaType", f"The body must be {JSON}")
+    if request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in _DECODABLE:
+        raise RequestError("unsupportedMediaType", "The body must be sent as it is, or by gzip or deflate")
+    length = request.content_length
+    if length is not None and length > limits.max_body:
+        raise RequestError("payloadTooLarge", f"The largest body is {limits.max_body} bytes")
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    try:
+        body = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise RequestError("payloadTooLarge", f"The largest body is {limits.max_body} bytes") from None
+    except web.RequestPayloadError:
+        raise RequestError("invalidJson", "The body cannot be read") from None
+    except ConnectionError:
+        raise ClientGoneError from None
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise RequestError("invalidJson", "The body is not JSON") from None
+    if not isinstance(data, dict):
+        raise RequestError("invalidJson", "The body is not a JSON object")
+    return data

@@ -1,0 +1,216 @@
+"""The one layer around every handler: who calls, which request it is, what became of it.
+
+One middleware rather than five: each would cost a coroutine and a look at the same headers.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from logging import getLogger
+from time import perf_counter
+from typing import Any, Final, Protocol
+from uuid import uuid4
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+from multidict import istr
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from codesvc.errors import CodesvcError, DrainingError
+from codesvc.observability.logs import AccessLog, correlation_id, remote_trace
+from codesvc.observability.telemetry import Telemetry
+from codesvc.observability.tracing import SpanScope, remote_context
+from codesvc.web.handlers import ClientGoneError
+from codesvc.web.problems import problem_code, problem_response
+from codesvc.web.schemas import is_campaign_id
+
+CORRELATION_HEADER: Final = istr("X-Correlation-ID")
+TRACEPARENT: Final = istr("traceparent")
+SERVER_NAME: Final = "codesvc"
+UNMATCHED: Final = "unmatched"
+CLIENT_CLOSED_REQUEST: Final = 499
+"""What nginx logs for a client that did not wait; it reaches nobody."""
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_correlation = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}").fullmatch
+# W3C Trace Context, section 3.2: version, trace id, parent id, flags; all zeros is no id.
+_traceparent = re.compile(
+    r"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-((?!0{16})[0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
+).fullmatch
+_logger = getLogger(__name__)
+
+
+class Authenticator(Protocol):
+    """What judges the Authorization header: see codesvc.web.auth."""
+
+    async def authenticate(self, header: str | None) -> Mapping[str, Any]:
+        """Return the token's claims, or raise the RequestError that refuses it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RouteInfo:
+    """What the edge knows of a route."""
+
+    template: str
+    protected: bool
+    """Needs a token, is refused while draining, and is stored by no cache."""
+    traced: bool = True
+
+
+_NOTHING: Final = RouteInfo(UNMATCHED, protected=False)
+_NOTHING_PROTECTED: Final = RouteInfo(UNMATCHED, protected=True)
+
+
+class Edge:
+    """What every response gets on its way out, whoever made it."""
+
+    def __init__(
+        self, *, authenticator: Authenticator, telemetry: Telemetry, draining: Callable[[], bool]
+    ) -> None:
+        self._authenticator = authenticator
+        self._telemetry = telemetry
+        self._draining = draining
+        self._access_log = AccessLog()
+        self.routes: dict[web.AbstractRoute, RouteInfo] = {}
+
+    def middleware(self) -> Middleware:
+        """Return the aiohttp middleware; it knows the routes that are in ``routes``."""
+        routes = self.routes
+        tracer = self._telemetry.tracer
+
+        @web.middleware
+        async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+            started = perf_counter()
+            correlation = request.headers.get(CORRELATION_HEADER)
+            if correlation is None or _correlation(correlation) is None:
+                correlation = str(uuid4())
+            # NOTE: never reset. aiohttp gives every request a task, and with it a context, of its own.
+            correlation_id.set(correlation)
+            route = routes.get(request.match_info.route)
+            if route is None:
+                route = _NOTHING_PROTECTED if _under_v1(request.path) else _NOTHING
+            if tracer is None:
+                _note_caller(request)
+                response = await self._respond(request, handler, route, correlation)
+            elif not route.traced:
+                response = await self._respond(request, handler, route, correlation)
+            else:
+                name = (
+                    _method(request)
+                    if route.template == UNMATCHED
+                    else f"{_method(request)} {route.template}"
+                )
+                with SpanScope(
+                    tracer, name, kind=SpanKind.SERVER, parent=remote_context(request.headers)
+                ) as span:
+                    response = await self._respond(request, handler, route, correlation)
+                    _describe(span, request, route, response.status)
+                    self.finish(request, response, route, correlation, perf_counter() - started)
+                    return response
+            self.finish(request, response, route, correlation, perf_counter() - started)
+            return response
+
+        return edge
+
+    def finish(
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        route: RouteInfo,
+        correlation: str,
+        seconds: float,
+    ) -> None:
+        """Put the last headers on a response, count it and log it."""
+        headers = response.headers
+        headers[CORRELATION_HEADER] = correlation
+        headers[hdrs.SERVER] = SERVER_NAME
+        if route.protected:
+            headers[hdrs.CACHE_CONTROL] = "no-store"
+        method = _method(request)
+        status = response.status
+        self._telemetry.http_request((method, route.template, str(status)), seconds)
+        body = response.body if isinstance(response, web.Response) else None
+        fields: dict[str, Any] = {
+            "method": method,
+            "route": route.template,
+            "status": status,
+            "durationMs": round(seconds * 1000, 3),
+            "bytes": len(body) if isinstance(body, bytes) and method != hdrs.METH_HEAD else 0,
+        }
+        if route.template != UNMATCHED and isinstance(request, web.Request):
+            campaign_id = request.match_info.get("campaignId")
+            if campaign_id is not None and is_campaign_id(campaign_id):
+                fields["campaignId"] = campaign_id
+        self._access_log("request", fields)
+
+    async def _respond(
+        self, request: web.Request, handler: Handler, route: RouteInfo, correlation: str
+    ) -> web.StreamResponse:
+        try:
+            if route.protected:
+                await self._authenticator.authenticate(request.headers.get(hdrs.AUTHORIZATION))
+                if self._draining():
+                    raise DrainingError("This process is shutting down")  # noqa: TRY301
+            return await handler(request)
+        except ClientGoneError:
+            return web.Response(status=CLIENT_CLOSED_REQUEST)
+        except Exception as error:  # noqa: BLE001 - the last resort: whatever it was becomes a response
+            return self.refuse(error, correlation)
+
+    def refuse(self, error: Exception, correlation: str) -> web.Response:
+        """Turn an error into a response, and log those that are ours."""
+        response = problem_response(error, correlation_id=correlation)
+        status = response.status
+        if status == 500:
+            _logger.error("request failed", exc_info=error)
+        elif status == 503 and isinstance(error, CodesvcError):
+            cause = error.__cause__
+            _logger.warning(
+                "request refused",
+                extra={"code": problem_code(error), "cause": type(cause).__name__ if cause else None},
+            )
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            response.headers[hdrs.ALLOW] = ", ".join(sorted(error.allowed_methods))
+        if isinstance(error, DrainingError) or status == 413:
+            response.force_close()
+        return response
+
+
+async def expect_nothing(request: web.Request) -> None:
+    """Leave ``Expect: 100-continue`` to whoever reads the body.
+
+    A refusal then reaches the client before it has sent 32 MiB for nothing. Any other expectation is
+    passed over, as RFC 9110, section 10.1.1, allows.
+    """
+
+
+def _under_v1(path: str) -> bool:
+    return path == "/v1" or path.startswith("/v1/")
+
+
+def _method(request: web.BaseRequest) -> str:
+    return request.method if request.method in _METHODS else "other"
+
+
+def _note_caller(request: web.Request) -> None:
+    traceparent = request.headers.get(TRACEPARENT)
+    if traceparent is not None:
+        match = _traceparent(traceparent)
+        if match is not None:
+            remote_trace.set((match[1], match[2]))
+
+
+def _describe(span: Span, request: web.Request, route: RouteInfo, status: int) -> None:
+    """Put the attributes of OpenTelemetry's semantic conventions for HTTP servers on the span."""
+    span.set_attribute("http.request.method", _method(request))
+    span.set_attribute("url.scheme", request.scheme)
+    span.set_attribute("http.response.status_code", status)
+    if route.template != UNMATCHED:
+        span.set_attribute("http.route", route.template)
+        campaign_id = request.match_info.get("campaignId")
+        if campaign_id is not None and is_campaign_id(campaign_id):
+            span.set_attribute("codesvc.campaign_id", campaign_id)
+    if status >= 500:
+        span.set_attribute("error.type", str(status))
+        span.set_status(Status(StatusCode.ERROR))

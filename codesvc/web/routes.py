@@ -1,0 +1,129 @@
+"""The routes, and the application that serves them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from codesvc.observability.telemetry import Telemetry
+from codesvc.web import handlers
+from codesvc.web.handlers import INVENTORY, LIMITS, UPLOADS, Inventory, Uploads, json_response
+from codesvc.web.health import Health, Metrics
+from codesvc.web.middleware import Authenticator, Edge, RouteInfo, expect_nothing
+from codesvc.web.schemas import Limits
+
+# NOTE: the pattern takes what no campaign id is, so that it is 400 and not 404.
+_CAMPAIGN: Final = "/v1/{campaignId:[^/]*}"
+
+EDGE: Final = web.AppKey("edge", Edge)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method of one path. ``head`` says whether HEAD is answered like GET."""
+
+    method: str
+    path: str
+    handler: Handler
+    protected: bool
+    traced: bool = True
+    head: bool = True
+
+
+def create_web_app(
+    *,
+    inventory: Inventory,
+    uploads: Uploads,
+    authenticator: Authenticator,
+    telemetry: Telemetry,
+    ready: Callable[[], Awaitable[bool]],
+    draining: Callable[[], bool],
+    limits: Limits | None = None,
+    dev_token: Callable[[], str] | None = None,
+) -> web.Application:
+    """Make the application.
+
+    ``ready`` tells whether MongoDB answers, ``draining`` whether the process is going away. ``dev_token``
+    makes a token for ``GET /dev/token``; without it, that route does not exist.
+    """
+    limits = limits or Limits()
+    edge = Edge(authenticator=authenticator, telemetry=telemetry, draining=draining)
+    app = web.Application(middlewares=[edge.middleware()], client_max_size=limits.max_body)
+    app[INVENTORY] = inventory
+    app[UPLOADS] = uploads
+    app[LIMITS] = limits
+    app[EDGE] = edge
+    health = Health(ready=ready, draining=draining)
+    _add(app, edge, _v1_routes())
+    _add(app, edge, _operator_routes(health, Metrics(telemetry)))
+    if dev_token is not None:
+        _add(app, edge, [_dev_token_route(dev_token)])
+
+    async def lag(_: web.Application) -> AsyncIterator[None]:
+        telemetry.event_loop_lag.start()
+        yield
+        telemetry.event_loop_lag.stop()
+
+    app.cleanup_ctx.append(lag)
+    return app
+
+
+def _v1_routes() -> Iterable[Route]:
+    return (
+        Route(hdrs.METH_POST, f"{_CAMPAIGN}/codes", handlers.upload, protected=True),
+        Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/count", handlers.count, protected=True),
+        # A GET that writes: HEAD would lend codes and show them to nobody.
+        Route(hdrs.METH_GET, f"{_CAMPAIGN}/reserve", handlers.reserve, protected=True, head=False),
+        Route(hdrs.METH_POST, f"{_CAMPAIGN}/reserve", handlers.reserve, protected=True),
+        Route(hdrs.METH_POST, f"{_CAMPAIGN}/assign", handlers.assign, protected=True),
+        Route(hdrs.METH_POST, f"{_CAMPAIGN}/release", handlers.release, protected=True),
+    )
+
+
+def _operator_routes(health: Health, metrics: Metrics) -> Iterable[Route]:
+    return (
+        Route(hdrs.METH_GET, "/heartbeat", health.alive, protected=False, traced=False),
+        Route(hdrs.METH_GET, "/livez", health.alive, protected=False, traced=False),
+        Route(hdrs.METH_GET, "/readyz", health.ready, protected=False, traced=False),
+        Route(hdrs.METH_GET, "/metrics", metrics.show, protected=False, traced=False),
+    )
+
+
+def _dev_token_route(dev_token: Callable[[], str]) -> Route:
+    async def token(_: web.Request) -> web.Response:
+        response = json_response({"token": dev_token()})
+        response.headers[hdrs.CACHE_CONTROL] = "no-store"
+        return response
+
+    return Route(hdrs.METH_GET, "/dev/token", token, protected=False)
+
+
+def _add(app: web.Application, edge: Edge, routes: Iterable[Route]) -> None:
+    """Register routes, and for each of their paths what answers the methods that it does not have."""
+    by_path: dict[str, list[Route]] = {}
+    for route in routes:
+        by_path.setdefault(route.path, []).append(route)
+    for path, group in by_path.items():
+        resource = app.router.add_resource(path)
+        allowed = set()
+        for route in group:
+            info = RouteInfo(resource.canonical, protected=route.protected, traced=route.traced)
+            methods = [route.method]
+            if route.method == hdrs.METH_GET and route.head:
+                methods.append(hdrs.METH_HEAD)
+            for method in methods:
+                added = resource.add_route(method, route.handler, expect_handler=expect_nothing)
+                edge.routes[added] = info
+            allowed.update(methods)
+        info = RouteInfo(resource.canonical, protected=group[0].protected, traced=group[0].traced)
+        other = resource.add_route(hdrs.METH_ANY, _not_allowed(allowed), expect_handler=expect_nothing)
+        edge.routes[other] = info
+
+
+def _not_allowed(allowed: set[str]) -> Handler:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+
+    return refuse

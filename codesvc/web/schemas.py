@@ -1,0 +1,353 @@
+"""The shapes of requests and replies: what checks a request is what the OpenAPI document shows."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
+
+from codesvc.models import CodeType, Reservation, Status, UploadReport
+from codesvc.web.problems import RequestError
+
+CAMPAIGN_PATTERN: Final = r"[A-Za-z0-9._~-]{1,128}"
+FILE_KEY_PATTERN: Final = rf"codes/({CAMPAIGN_PATTERN})/(tm|external)/([^\x00-\x1f\x7f]+)"
+MAX_FILE_KEY_BYTES: Final = 1024
+"""The longest key of S3 (Amazon S3 User Guide, Naming objects), in bytes of UTF-8."""
+
+_campaign = re.compile(CAMPAIGN_PATTERN).fullmatch
+_file_key = re.compile(FILE_KEY_PATTERN).fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The sizes that a request is held to; ``max_body`` is in bytes, ``operation_timeout`` in seconds."""
+
+    max_reserve: int = 10_000
+    max_codes_per_request: int = 100_000
+    max_body: int = 32 << 20
+    operation_timeout: float = 28.0
+
+
+class _Request(BaseModel):
+    """Members that nobody knows are passed over: a later version may send them."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    problems: ClassVar[dict[str, str]]
+    """The code of the problem that a wrong value of each member is."""
+
+
+RequestT = TypeVar("RequestT", bound=_Request)
+
+
+def _checked_file_key(key: str) -> str:
+    match = _file_key(key)
+    if match is None or ".." in match[3] or len(key.encode()) > MAX_FILE_KEY_BYTES:
+        raise PydanticCustomError("file_key", "is not codes/{{campaignId}}/{{type}}/{{name}}")
+    return key
+
+
+def _not_too_many(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, list) and len(value) > _limits(info).max_codes_per_request:
+        raise PydanticCustomError(
+            "too_many", "has more than {most} codes", {"most": _limits(info).max_codes_per_request}
+        )
+    return value
+
+
+def _not_too_large(count: int, info: ValidationInfo) -> int:
+    if count > _limits(info).max_reserve:
+        raise PydanticCustomError("too_large", "is more than {most}", {"most": _limits(info).max_reserve})
+    return count
+
+
+def _limits(info: ValidationInfo) -> Limits:
+    return info.context if isinstance(info.context, Limits) else Limits()
+
+
+# NOTE: strict mode would refuse a string for an enumeration outside of JSON.
+_Type = Annotated[CodeType, Field(strict=False, description="The type of code.")]
+
+
+class UploadRequest(_Request):
+    """Names the file to load."""
+
+    fileKey: Annotated[  # noqa: N815 - as it is spelt in JSON
+        str,
+        AfterValidator(_checked_file_key),
+        Field(
+            description="The object's key, `codes/{campaignId}/{type}/{name}`, at most 1024 bytes of UTF-8.",
+            examples=["codes/12345/tm/batch-001.csv"],
+            json_schema_extra={
+                "pattern": rf"^codes/{CAMPAIGN_PATTERN}/(tm|external)/(?!.*\.\.)[^\u0000-\u001f\u007f]+$",
+                "maxLength": MAX_FILE_KEY_BYTES,
+            },
+        ),
+    ]
+    header: Annotated[bool, Field(description="Whether the first record is a header, to be skipped.")] = False
+    strict: Annotated[bool, Field(description="Whether the first invalid row ends the upload.")] = False
+
+    problems = {"fileKey": "invalidFileKey", "header": "invalidJson", "strict": "invalidJson"}
+
+
+class CountQuery(_Request):
+    """Which codes to count."""
+
+    type: _Type
+    status: Annotated[Status | None, Field(strict=False, description="The one status to count.")] = None
+
+    problems = {"type": "invalidType", "status": "invalidStatus"}
+
+
+class ReserveRequest(_Request):
+    """How many codes to reserve, and of which type."""
+
+    type: _Type
+    count: Annotated[
+        int,
+        AfterValidator(_not_too_large),
+        Field(ge=1, description="How many codes to reserve.", examples=[10]),
+    ]
+
+    problems = {"type": "invalidType", "count": "invalidCount"}
+
+
+class CodesRequest(_Request):
+    """The codes to assign or release."""
+
+    codes: Annotated[
+        list[str],
+        FailFast(),
+        Field(min_length=1, repr=False, examples=[["ABC123", "DEF456"]]),
+        BeforeValidator(_not_too_many),
+    ]
+
+    problems = {"codes": "invalidCodes"}
+
+
+def _optional() -> Any:
+    """Declare a member of a reply that may be absent, but is never null."""
+
+    def without_default(schema: dict[str, Any]) -> None:
+        schema.pop("default", None)
+
+    return Field(default=None, json_schema_extra=without_default)
+
+
+class UploadCount(BaseModel):
+    """Codes that an upload stored; `in` is always the sum of the other two."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"in": 100000, "inserted": 98000, "updated": 2000}}
+    )
+
+    in_: Annotated[int, Field(alias="in", ge=0)]
+    inserted: Annotated[int, Field(ge=0)]
+    updated: Annotated[int, Field(ge=0)]
+
+
+class InvalidSample(BaseModel):
+    """A row that was not stored: the physical line on which it starts (the first is 1), and why."""
+
+    line: Annotated[int, Field(ge=1)]
+    reason: str
+
+
+class InvalidRows(BaseModel):
+    """How many rows were not stored, and the first hundred of them."""
+
+    count: Annotated[int, Field(ge=1)]
+    samples: Annotated[list[InvalidSample], Field(max_length=100)]
+
+
+class UploadReply(BaseModel):
+    """What an upload did; `invalid` is there only when a row was invalid."""
+
+    count: UploadCount
+    invalid: InvalidRows | SkipJsonSchema[None] = _optional()
+
+
+class CountReply(BaseModel):
+    """Codes by status; just the one asked for, when one was."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "minProperties": 1,
+            "example": {"available": 50000, "reserved": 1000, "assigned": 49000},
+        }
+    )
+
+    available: Annotated[int, Field(ge=0)] | SkipJsonSchema[None] = _optional()
+    reserved: Annotated[int, Field(ge=0)] | SkipJsonSchema[None] = _optional()
+    assigned: Annotated[int, Field(ge=0)] | SkipJsonSchema[None] = _optional()
+
+
+class CodeDates(BaseModel):
+    """When a code was stored and when it was reserved: RFC 3339, UTC, milliseconds."""
+
+    saved: datetime
+    reserved: datetime
+
+
+class ReservedCodeReply(BaseModel):
+    """One code of a reservation."""
+
+    code: str
+    type: CodeType
+    reserveId: str  # noqa: N815 - as it is spelt in JSON
+    date: CodeDates
+
+
+class ReserveReply(BaseModel):
+    """What was reserved: possibly fewer codes than asked for, possibly none."""
+
+    reserveId: Annotated[str, Field(json_schema_extra={"format": "uuid"})]  # noqa: N815
+    codes: list[ReservedCodeReply]
+    count: Annotated[int, Field(ge=0)]
+
+
+class ChangeCount(BaseModel):
+    """The length of the list as it was sent, and how many codes changed."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"in": 2, "updated": 2}})
+
+    in_: Annotated[int, Field(alias="in", ge=0)]
+    updated: Annotated[int, Field(ge=0)]
+
+
+class ChangeReply(BaseModel):
+    """What an assign or a release did."""
+
+    count: ChangeCount
+
+
+class StatusReply(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class TokenReply(BaseModel):
+    """A token for development."""
+
+    token: str
+
+
+class ProblemReply(BaseModel):
+    """A problem (RFC 9457). `line` and `count` are there for `invalidRow` and `notCsv` only."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
+    title: str
+    status: Annotated[int, Field(ge=400, le=599)]
+    detail: str
+    code: str
+    correlationId: str  # noqa: N815 - as it is spelt in JSON
+    line: Annotated[int, Field(ge=1)] | SkipJsonSchema[None] = _optional()
+    count: UploadCount | SkipJsonSchema[None] = _optional()
+
+
+def parse(model: type[RequestT], data: Any, limits: Limits) -> RequestT:
+    """Check ``data`` against ``model``.
+
+    Raises:
+        RequestError: with the code that the contract gives to the first member that is wrong.
+
+    """
+    try:
+        return model.model_validate(data, context=limits)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    member = str(first["loc"][0])
+    code = model.problems[member]
+    if code == "invalidCodes" and (data.get("codes") is None or data["codes"] == []):
+        code = "emptyCodes"
+    raise RequestError(code, f"{member}: {first['msg']}")
+
+
+def checked_campaign_id(campaign_id: str) -> str:
+    """Return ``campaign_id`` as it is.
+
+    Raises:
+        RequestError: invalidCampaignId.
+
+    """
+    if not is_campaign_id(campaign_id):
+        raise RequestError("invalidCampaignId", "A campaign id is 1 to 128 characters of A-Z a-z 0-9 . _ ~ -")
+    return campaign_id
+
+
+def is_campaign_id(text: str) -> bool:
+    """Tell whether ``text`` may name a campaign.
+
+    The dot segments may not: RFC 3986, section 5.2.4, has every client remove them from a path.
+    """
+    return _campaign(text) is not None and text not in {".", ".."}
+
+
+def split_file_key(key: str) -> tuple[str, CodeType]:
+    """Return the campaign and the type that a well-formed file key names."""
+    match = _file_key(key)
+    if match is None:
+        raise ValueError("not a file key")
+    return match[1], CodeType(match[2])
+
+
+def upload_reply(report: UploadReport) -> dict[str, Any]:
+    """Return the members of UploadReply."""
+    counts = report.counts
+    reply: dict[str, Any] = {
+        "count": {"in": counts.total, "inserted": counts.inserted, "updated": counts.updated}
+    }
+    if report.invalid_count:
+        reply["invalid"] = {
+            "count": report.invalid_count,
+            "samples": [{"line": row.line, "reason": row.reason} for row in report.invalid_samples[:100]],
+        }
+    return reply
+
+
+def reserve_reply(reservation: Reservation) -> dict[str, Any]:
+    """Return the members of ReserveReply."""
+    # A reservation's codes share few instants: each is written once.
+    dates: dict[datetime, str] = {}
+
+    def text(instant: datetime) -> str:
+        known = dates.get(instant)
+        if known is None:
+            known = dates[instant] = rfc3339(instant)
+        return known
+
+    return {
+        "reserveId": reservation.reserve_id,
+        "codes": [
+            {
+                "code": each.code,
+                "type": each.type,
+                "reserveId": each.reserve_id,
+                "date": {"saved": text(each.saved), "reserved": text(each.reserved)},
+            }
+            for each in reservation.codes
+        ],
+        "count": len(reservation.codes),
+    }
+
+
+def rfc3339(instant: datetime) -> str:
+    """Write an instant in UTC with exactly three decimals (RFC 3339, section 5.6); a naive one is UTC."""
+    if instant.tzinfo is not None:
+        instant = instant.astimezone(UTC)
+    return instant.isoformat(timespec="milliseconds")[:23] + "Z"

@@ -1,0 +1,177 @@
+"""The application over small rooms of our own: an inventory in a dict, and uploads that do as they are told."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from codesvc.models import (
+    ChangeCounts,
+    CodeType,
+    Counts,
+    Reservation,
+    ReservedCode,
+    Status,
+    UploadCounts,
+    UploadReport,
+)
+from codesvc.observability.telemetry import Telemetry
+from codesvc.web.auth import Authenticator, TokenRules, mint_token
+from codesvc.web.routes import create_web_app
+from codesvc.web.schemas import Limits
+
+SECRET = "a secret that is long enough for HS256, and then some"
+NOW = datetime(2026, 3, 4, 5, 6, 7, 89_999, tzinfo=UTC)
+
+Client = TestClient[Any, Any]
+
+
+@dataclass
+class MemoryInventory:
+    """An inventory of one type of code, in memory. ``failure`` is raised by every method while it is set."""
+
+    codes: dict[str, Status] = field(default_factory=dict)
+    failure: Exception | None = None
+    delay: Callable[[], Awaitable[None]] | None = None
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    async def _begin(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.delay is not None:
+            await self.delay()
+        if self.failure is not None:
+            raise self.failure
+
+    def _number(self, status: Status) -> int:
+        return sum(each is status for each in self.codes.values())
+
+    async def count(self, campaign_id: str, code_type: CodeType) -> Counts:
+        await self._begin("count", campaign_id, code_type)
+        return Counts(*(self._number(status) for status in Status))
+
+    async def count_status(self, campaign_id: str, code_type: CodeType, status: Status) -> int:
+        await self._begin("count_status", campaign_id, code_type, status)
+        return self._number(status)
+
+    async def reserve(self, campaign_id: str, code_type: CodeType, count: int) -> Reservation:
+        await self._begin("reserve", campaign_id, code_type, count)
+        reserve_id = str(uuid.uuid4())
+        free = [code for code, status in self.codes.items() if status is Status.AVAILABLE][:count]
+        self.codes.update(dict.fromkeys(free, Status.RESERVED))
+        return Reservation(
+            reserve_id, tuple(ReservedCode(code, code_type, reserve_id, NOW, NOW) for code in free)
+        )
+
+    async def assign(self, campaign_id: str, codes: Sequence[str]) -> ChangeCounts:
+        await self._begin("assign", campaign_id, tuple(codes))
+        return self._change(codes, {Status.AVAILABLE, Status.RESERVED}, Status.ASSIGNED)
+
+    async def release(self, campaign_id: str, codes: Sequence[str]) -> ChangeCounts:
+        await self._begin("release", campaign_id, tuple(codes))
+        return self._change(codes, {Status.RESERVED}, Status.AVAILABLE)
+
+    def _change(self, codes: Sequence[str], before: set[Status], after: Status) -> ChangeCounts:
+        changed = {code for code in codes if self.codes.get(code) in before}
+        self.codes.update(dict.fromkeys(changed, after))
+        return ChangeCounts(len(codes), len(changed))
+
+
+@dataclass
+class MemoryUploads:
+    """Uploads that end with ``outcome``, whether a report or an error."""
+
+    outcome: UploadReport | Exception = field(default_factory=lambda: UploadReport(UploadCounts(98, 2)))
+    calls: list[Mapping[str, Any]] = field(default_factory=list)
+
+    async def run(
+        self, *, campaign_id: str, code_type: CodeType, file_key: str, header: bool, strict: bool
+    ) -> UploadReport:
+        self.calls.append(
+            {
+                "campaign_id": campaign_id,
+                "code_type": code_type,
+                "file_key": file_key,
+                "header": header,
+                "strict": strict,
+            }
+        )
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+@dataclass
+class Service:
+    """Everything a test may turn or look at."""
+
+    inventory: MemoryInventory = field(default_factory=MemoryInventory)
+    uploads: MemoryUploads = field(default_factory=MemoryUploads)
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    rules: TokenRules = field(default_factory=lambda: TokenRules(secret=SECRET))
+    limits: Limits = field(default_factory=lambda: Limits(max_reserve=100, max_codes_per_request=1000))
+    ready: Callable[[], Awaitable[bool]] | None = None
+    is_ready: bool = True
+    is_draining: bool = False
+    dev: bool = False
+
+    async def _ready(self) -> bool:
+        return self.is_ready
+
+    def application(self) -> aiohttp.web.Application:
+        return create_web_app(
+            inventory=self.inventory,
+            uploads=self.uploads,
+            authenticator=Authenticator(self.rules),
+            telemetry=self.telemetry,
+            ready=self.ready or self._ready,
+            draining=lambda: self.is_draining,
+            limits=self.limits,
+            dev_token=(lambda: token()) if self.dev else None,
+        )
+
+
+def token(**kwargs: Any) -> str:
+    return mint_token(**{"secret": SECRET, "ttl": 60} | kwargs)
+
+
+def bearer(**kwargs: Any) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token(**kwargs)}"}
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+async def client(service: Service) -> AsyncIterator[Client]:
+    """A client that sends a valid token, unless a test says otherwise."""
+    async with TestClient(TestServer(service.application()), headers=bearer()) as client:
+        yield client
+
+
+@pytest.fixture
+async def anonymous(service: Service) -> AsyncIterator[Client]:
+    """A client without a token."""
+    async with TestClient(TestServer(service.application())) as client:
+        yield client
+
+
+def metric_samples(text: str) -> dict[str, float]:
+    """Read the text format without a parser: ``name{labels}`` to value."""
+    samples = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            samples[name] = float(value)
+    return samples
+
+
+def soon() -> float:
+    return time.time() + 60
