@@ -29,6 +29,7 @@ from codesvc.local.process import (
     LocalStackError,
     ProcessDiedError,
     check_port,
+    check_room,
     free_port,
     locked_by_another,
     make_directory,
@@ -50,8 +51,9 @@ _LOG_LINES: Final = 200
 # Server error codes: https://github.com/mongodb/mongo/blob/v6.0/src/mongo/base/error_codes.yml
 _NOT_YET_INITIALIZED: Final = 94
 
-# WiredTiger allocates its journal in files of 100 MB ahead of use; with less room, it dies while it starts.
-_MIN_FREE_BYTES: Final = 400 << 20
+# WiredTiger allocates its journal in files of 100 MB ahead of use; without room, it dies at its start.
+_ROOM_FOR_NEW_DATA: Final = 400 << 20
+_ROOM_FOR_OLD_DATA: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +152,8 @@ class Mongod:
         make_directory(data)
         if locked_by_another(data / "mongod.lock"):
             raise LocalStackError(f"another mongod uses {data}: is the stack running already?")
-        self._check_room()
+        known = (data / "WiredTiger").exists()
+        check_room(data, least=_ROOM_FOR_OLD_DATA if known else _ROOM_FOR_NEW_DATA)
         attempts = 1 if self._chosen_port else _PORT_ATTEMPTS
         for attempt in range(1, attempts + 1):
             port = self._chosen_port or free_port()
@@ -244,14 +247,6 @@ class Mongod:
             ),
             *options.arguments,
         ]
-
-    def _check_room(self) -> None:
-        free = shutil.disk_usage(self.directory).free
-        if free < _MIN_FREE_BYTES:
-            raise LocalStackError(
-                f"the disk of {self.directory} is full: {free >> 20} MB are free, "
-                f"mongod needs {_MIN_FREE_BYTES >> 20} MB"
-            )
 
     def _become_primary(self) -> None:
         with self.client() as client:

@@ -1,7 +1,9 @@
 """A child process of the embedded stack: it never outlives its parent, and says why it died."""
 
+import errno
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -175,7 +177,18 @@ def make_directory(directory: Path) -> None:
         probe.write_bytes(b"?")
         probe.unlink()
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise LocalStackError(f"the disk of {directory} is full") from None
         raise LocalStackError(f"{directory} cannot be written to: {error.strerror}") from None
+
+
+def check_room(directory: Path, *, least: int) -> None:
+    """Raise LocalStackError if the disk of an existing directory has fewer than ``least`` bytes free."""
+    free = shutil.disk_usage(directory).free
+    if free < least:
+        raise LocalStackError(
+            f"the disk of {directory} is full: {free >> 20} MB are free, at least {least >> 20} MB are needed"
+        )
 
 
 def locked_by_another(file: Path) -> bool:

@@ -14,12 +14,16 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
+
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from codesvc.local.process import (
     LOOPBACK,
@@ -111,9 +115,27 @@ class S3Endpoint:
         if self._process is not None:
             self._process.kill()
 
-    def last_log_lines(self, count: int = 10) -> list[str]:
-        """Return the last lines that the process wrote."""
-        return self._started().last_log_lines(count)
+    def client(self) -> Any:
+        """Return botocore's blocking client of this endpoint; the caller closes it."""
+        return botocore.session.get_session().create_client(
+            "s3",
+            endpoint_url=self.url,
+            region_name=ENVIRONMENT["AWS_REGION"],
+            aws_access_key_id=ENVIRONMENT["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
+            # A proxy of the machine does not know what listens on its loopback.
+            config=Config(read_timeout=600, proxies={}, s3={"addressing_style": "path"}),
+        )
+
+    def ensure_bucket(self, name: str) -> None:
+        """Create a bucket unless it exists."""
+        try:
+            with closing(self.client()) as client:
+                if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+                    client.create_bucket(Bucket=name)
+        except (BotoCoreError, ClientError) as error:
+            self.check()
+            raise LocalStackError(f"S3 did not make the bucket {name}: {type(error).__name__}") from None
 
     def __enter__(self) -> Self:
         return self.start()

