@@ -1,0 +1,102 @@
+"""How the application is served: aiohttp's runner, with the responses that it makes itself brought into line.
+
+aiohttp answers some requests before an application sees them (what is not HTTP, a header too long), or after
+it has failed, with text of its own and a log line that quotes the request, tokens included.
+
+NOTE: leans on how aiohttp's Server makes its RequestHandler; tests/unit/web/test_server.py holds it to that.
+"""
+
+from collections.abc import Coroutine
+from logging import getLogger
+from typing import Any, Final
+from uuid import uuid4
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from codesvc.observability.logs import correlation_id
+from codesvc.web.middleware import CORRELATION_HEADER, UNMATCHED, Edge, RouteInfo
+from codesvc.web.problems import RequestError
+from codesvc.web.routes import EDGE
+
+_OUTSIDE: Final = RouteInfo(UNMATCHED, protected=False)
+_logger = getLogger(__name__)
+
+
+class WebRunner(web.AppRunner):
+    """An AppRunner whose every response, whoever makes it, has passed the edge; writes no access log itself."""
+
+    def __init__(self, app: web.Application, **kwargs: Any) -> None:
+        super().__init__(app, **{"access_log": None} | kwargs)
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        return _Server(server, self.app[EDGE])
+
+
+class _Server(web.Server):
+    def __init__(self, made: web.Server, edge: Edge) -> None:
+        super().__init__(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=made._loop,  # noqa: SLF001
+            **made._kwargs,  # noqa: SLF001
+        )
+        self._edge = edge
+
+    def __call__(self) -> RequestHandler:
+        return _EdgeHandler(self, self._edge, loop=self._loop, **self._kwargs)
+
+
+class _EdgeHandler(RequestHandler):
+    __slots__ = ("_edge",)
+
+    def __init__(self, server: web.Server, edge: Edge, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self._edge = edge
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - quotes the request
+    ) -> web.StreamResponse:
+        """Answer what is not HTTP, and what failed outside of the application; the connection is closed."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the response has begun")
+        correlation = str(uuid4())
+        correlation_id.set(correlation)
+        error: Exception = RuntimeError() if exc is None or status >= 500 else _not_http()
+        if status >= 500:
+            _logger.error("request failed outside of the application", exc_info=exc)
+        else:
+            _logger.info("not HTTP", extra={"reason": type(exc).__name__})
+        response = self._edge.refuse(error, correlation)
+        response.force_close()
+        self._edge.finish(request, response, _OUTSIDE, correlation, 0.0)
+        return response
+
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Write a response, after giving one that came past the edge what the edge gives."""
+        if isinstance(resp, web.HTTPException) and CORRELATION_HEADER not in resp.headers:
+            correlation = str(uuid4())
+            correlation_id.set(correlation)
+            replacement = self._edge.refuse(resp, correlation)
+            self._edge.finish(request, replacement, _OUTSIDE, correlation, 0.0)
+            resp = replacement
+        return super().finish_response(request, resp, start_time)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log what ended a connection, unless it was a body that the client had broken."""
+        if isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            _logger.info("body not read to its end")
+        else:
+            super().log_exception(*args, **kw)
+
+
+def _not_http() -> RequestError:
+    return RequestError("badRequest", "The request line or a header is malformed")
