@@ -1,0 +1,85 @@
+# What a newcomer needs: make run, make test. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+ARGS ?=
+
+# Neither may a home of Python's that the shell names, nor pip's --user, reach into the virtual environment.
+unexport PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+EXTENSION := $(wildcard codesvc/_fastcsv.*.so)
+EXTENSION_SOURCES := setup.py pyproject.toml $(wildcard codesvc/*.pyx codesvc/*.pxd codesvc/*.h)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench bench-quick sanitize build lock clean FORCE
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo '  ARGS="…" reaches the command: make run ARGS="--port 9000", make test ARGS="-k reserve"'
+
+run: build ## start everything, load 1,000,000 codes, stay up until Ctrl-C
+	@$(PY) -m codesvc dev $(ARGS)
+
+test: build ## the whole test suite, on a real mongod
+	@if [ -f tests/native/sanitize.py ]; then $(PY) tests/native/sanitize.py; fi
+	@$(PY) -m pytest $(ARGS)
+
+lint: build ## formatter, linter, strict types, stubs, and a build whose warnings are errors
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml codesvc._fastcsv
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+		CODESVC_BUILD_WERROR=1 $(PY) setup.py -q build_ext --force \
+			--build-lib "$$scratch/lib" --build-temp "$$scratch/temp" && \
+		echo "The extension builds without a warning"
+
+bench: build ## the benchmark suites and their report
+	@if [ -f benchmarks/__main__.py ]; then $(PY) -m benchmarks $(ARGS); \
+	else echo "There are no benchmarks yet"; fi
+
+bench-quick: build ## every benchmark, once and small: it still runs
+	@if [ -f benchmarks/__main__.py ]; then $(PY) -m benchmarks --quick $(ARGS); \
+	else echo "There are no benchmarks yet"; fi
+
+sanitize: build ## the native core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@if [ -f tests/native/sanitize.py ]; then $(PY) tests/native/sanitize.py; \
+	else echo "There is no sanitizer run yet"; fi
+
+build: $(VENV)/.built ## .venv with the locked dependencies, and the extension
+
+lock: $(VENV)/.made ## write requirements/ again from pyproject.toml
+	@$(PYTHON) -m venv build/lock
+	@build/lock/bin/python -m pip install -q 'uv>=0.9,<1'
+	@build/lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		-q --upgrade pyproject.toml -o requirements/prod.txt
+	@build/lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		-q --upgrade --extra dev -c requirements/prod.txt pyproject.toml -o requirements/dev.txt
+	@if grep -nE '^ *(-|--)|://' requirements/prod.txt requirements/dev.txt | grep -v -- '--hash=sha256:'; \
+		then echo "A lock file names an index" >&2; exit 1; fi
+
+clean: ## remove what make made; the data in .codesvc/ stays
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@rm -f codesvc/_fastcsv.c codesvc/_fastcsv.*.so
+	@find codesvc tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A .venv whose python3 is gone is made anew.
+$(VENV)/.made: $(if $(wildcard $(PY)),,FORCE)
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "codesvc cannot be built: there is no $(PYTHON): apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) .ci/preflight.py
+	@echo "Making $(VENV)"
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && touch $@
+
+$(VENV)/.installed: requirements/dev.txt $(VENV)/.made
+	@echo "Installing what requirements/dev.txt pins (the first time, a few minutes)"
+	@$(PY) -m pip install -qq --require-hashes -r requirements/dev.txt && touch $@
+
+$(VENV)/.built: $(EXTENSION_SOURCES) $(VENV)/.installed $(if $(EXTENSION),,FORCE)
+	@echo "Building the extension"
+	@$(PY) -m pip install -qq --no-deps --no-build-isolation -e . && touch $@
+
+FORCE:
