@@ -2,37 +2,50 @@
 
 import asyncio
 import logging
+import os
 import re
 import signal
-import sys
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+import uvloop
+from aiohttp import web
 
 from codesvc.datastore.client import Mongo
 from codesvc.datastore.codes import CodeStore
 from codesvc.datastore.indexes import ensure_indexes
-from codesvc.errors import CodesvcError, DatabaseUnavailableError, SettingsError, SourceNotFoundError
+from codesvc.errors import CodesvcError, DatabaseUnavailableError, SettingsError
 from codesvc.ingest.pipeline import Options, Source, Uploads
 from codesvc.inventory import Inventory, utc_now
 from codesvc.models import CodeType, Progress, UploadReport
 from codesvc.observability.logs import configure_logging
 from codesvc.observability.telemetry import Telemetry
 from codesvc.observability.tracing import configure_tracing
-from codesvc.settings import Settings
+from codesvc.settings import HMAC_ALGORITHMS, Settings
 from codesvc.sources.file import FileSource
 from codesvc.sources.s3 import S3Source
+from codesvc.version import __version__
+from codesvc.web.auth import Authenticator, TokenRules, mint_token
+from codesvc.web.routes import EDGE, create_web_app
+from codesvc.web.schemas import Limits
+from codesvc.web.server import WebRunner
 
 logger = logging.getLogger(__name__)
 
 _FILE_KEY: Final = re.compile(r"codes/([A-Za-z0-9._~-]{1,128})/(tm|external)/.+", re.DOTALL)
 _CAMPAIGN_ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _INDEX_RETRY_SECONDS: Final = 5.0
-_READY_SECONDS: Final = 2.0
+_READY_SECONDS: Final = 1.5
+_DEV_TOKEN_SECONDS: Final = 3600
+_POLL_SECONDS: Final = 0.05
+# For what is still being written to a socket when the drain is over.
+_CLOSE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +153,163 @@ async def create_indexes(settings: Settings) -> list[str]:
         return await ensure_indexes(mongo)
     finally:
         await mongo.close()
+
+
+def serve(settings: Settings) -> int:
+    """Serve the API until SIGTERM or SIGINT; return the process's exit code.
+
+    The first signal drains: ``/readyz`` and new requests get 503, those under way end within
+    ``CODESVC_DRAIN_SECONDS``. The second one ends the process at once.
+
+    Raises:
+        SettingsError: the address cannot be listened on, or a key cannot be used.
+
+    """
+    configure_logging(settings.log_level.value)
+    flush_traces = configure_tracing(service_version=__version__)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings))
+    finally:
+        flush_traces()
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    authenticator = Authenticator(_token_rules(settings))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(authenticator.close)
+        service = await stack.enter_async_context(open_service(settings))
+        drain = Drain()
+        app = create_web_app(
+            inventory=service.inventory,
+            uploads=service.uploads,
+            authenticator=authenticator,
+            telemetry=service.telemetry,
+            ready=service.ready,
+            draining=drain.begun,
+            limits=Limits(
+                max_reserve=settings.max_reserve, max_codes_per_request=settings.max_codes_per_request
+            ),
+            dev_token=_dev_token(settings),
+        )
+        drain.listen()
+        runner = WebRunner(app, handle_signals=False, shutdown_timeout=_CLOSE_SECONDS)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        port = await _listen(runner, settings)
+        logger.info("listening", extra={"host": settings.host, "port": port, "version": __version__})
+        indexes = asyncio.create_task(_ensure_indexes(service.mongo))
+        await drain.signalled()
+        logger.info("draining", extra={"requests": app[EDGE].active})
+        await drain.finish(lambda: app[EDGE].active, settings.drain_seconds, service.uploads.drain)
+        indexes.cancel()
+        await asyncio.gather(indexes, return_exceptions=True)
+    logger.info("stopped")
+
+
+class Drain:
+    """The end of a process: told by a signal, over when nothing is under way or the time is up."""
+
+    def __init__(self) -> None:
+        self._signal = asyncio.Event()
+
+    def begun(self) -> bool:
+        """Tell whether the process is going away."""
+        return self._signal.is_set()
+
+    def listen(self) -> None:
+        """Take SIGTERM and SIGINT; a second one ends the process at once."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._take, number)
+
+    async def signalled(self) -> None:
+        """Wait for the signal."""
+        await self._signal.wait()
+
+    async def finish(self, active: Callable[[], int], seconds: float, hurry: Callable[[], None]) -> None:
+        """Wait until nothing is ``active``, for ``seconds`` at most; after three quarters of them, call ``hurry``.
+
+        Uploads have no bound of their own, so they are hurried: they end at the next batch, with counts that hold.
+        """
+        started = time.monotonic()
+        hurried = False
+        while active() and (waited := time.monotonic() - started) < seconds:
+            if not hurried and waited >= 0.75 * seconds:
+                hurried = True
+                hurry()
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _take(self, number: int) -> None:
+        if self._signal.is_set():
+            # What a shell reports for a process that a signal ended.
+            os._exit(128 + number)
+        self._signal.set()
+
+
+async def _listen(runner: WebRunner, settings: Settings) -> int:
+    site = web.TCPSite(runner, settings.host, settings.port)
+    try:
+        await site.start()
+    except OSError as error:
+        raise SettingsError(
+            f"CODESVC_PORT: cannot listen on {settings.host}:{settings.port} ({os.strerror(error.errno or 0)})"
+        ) from None
+    return int(runner.addresses[0][1])
+
+
+async def _ensure_indexes(mongo: Mongo) -> None:
+    """Create the indexes as soon as MongoDB answers: requests are served meanwhile, only slower."""
+    while True:
+        try:
+            names = await ensure_indexes(mongo)
+        except DatabaseUnavailableError:
+            await asyncio.sleep(_INDEX_RETRY_SECONDS)
+        except CodesvcError as error:
+            logger.error("the indexes cannot be created", extra={"reason": str(error)})  # noqa: TRY400
+            return
+        else:
+            logger.info("indexes verified", extra={"indexes": names})
+            return
+
+
+def _token_rules(settings: Settings) -> TokenRules:
+    return TokenRules(
+        secret=None if settings.jwt_secret is None else settings.jwt_secret.get_secret_value(),
+        public_key=settings.jwt_public_key,
+        jwks_url=settings.jwt_jwks_url,
+        algorithms=settings.jwt_algorithms,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        leeway=settings.jwt_leeway,
+    )
+
+
+def _dev_token(settings: Settings) -> Callable[[], str] | None:
+    if not settings.dev or settings.jwt_secret is None:
+        return None
+    return partial(mint_configured_token, settings, ttl=_DEV_TOKEN_SECONDS)
+
+
+def mint_configured_token(settings: Settings, *, ttl: float, supreme: bool = True) -> str:
+    """Mint a token that this configuration accepts for ``ttl`` seconds.
+
+    Raises:
+        SettingsError: there is no secret to sign it with.
+
+    """
+    if settings.jwt_secret is None:
+        raise SettingsError("CODESVC_JWT_SECRET: is not set")
+    hmac = [name for name in settings.jwt_algorithms if name in HMAC_ALGORITHMS]
+    return mint_token(
+        secret=settings.jwt_secret.get_secret_value(),
+        ttl=ttl,
+        supreme=supreme,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        algorithm=hmac[0] if hmac else "HS256",
+    )
 
 
 def _parse_source(source: str) -> tuple[str | None, str]:

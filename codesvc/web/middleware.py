@@ -73,6 +73,8 @@ class Edge:
         self._draining = draining
         self._access_log = AccessLog()
         self.routes: dict[web.AbstractRoute, RouteInfo] = {}
+        self.active = 0
+        """Requests to protected routes under way: what a process that is to end waits for."""
 
     def middleware(self) -> Middleware:
         """Return the aiohttp middleware; it knows the routes that are in ``routes``."""
@@ -147,6 +149,7 @@ class Edge:
     async def _respond(
         self, request: web.Request, handler: Handler, route: RouteInfo, correlation: str
     ) -> web.StreamResponse:
+        self.active += route.protected
         try:
             if route.protected:
                 await self._authenticator.authenticate(request.headers.get(hdrs.AUTHORIZATION))
@@ -157,6 +160,8 @@ class Edge:
             return web.Response(status=CLIENT_CLOSED_REQUEST)
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it was becomes a response
             return self.refuse(error, correlation)
+        finally:
+            self.active -= route.protected
 
     def refuse(self, error: Exception, correlation: str) -> web.Response:
         """Turn an error into a response, and log those that are ours."""
