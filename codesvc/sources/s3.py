@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
 from codesvc.errors import CodesvcError, SourceChangedError, SourceNotFoundError, StorageUnavailableError
 from codesvc.settings import Settings
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
     from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, GetObjectRequestTypeDef
 
+# Read from the socket's buffer at most; what it holds is taken as it is.
+_CHUNK_BYTES: Final = 256 * 1024
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 15
 # Times in a row that a part may break off without a byte having come.
 _FRUITLESS_TRIES: Final = 4
 _FIRST_PAUSE: Final = 0.1
 
-_BROKEN: Final = (aiohttp.ClientError, HTTPClientError, TimeoutError, OSError)
+_BROKEN: Final = (aiohttp.ClientError, HTTPClientError, IncompleteReadError, TimeoutError, OSError)
 
 
 class Telemetry(Protocol):
@@ -183,7 +185,7 @@ class S3Stream:
                             raise SourceChangedError("The object became shorter while it was being read.")
                         async with response["Body"] as body:
                             response = None
-                            async for chunk in body.content.iter_any():
+                            while chunk := await body.read(_CHUNK_BYTES):
                                 position += len(chunk)
                                 queue.put_nowait(chunk)
                     except _BROKEN as error:
