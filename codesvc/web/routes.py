@@ -9,6 +9,7 @@ from aiohttp.typedefs import Handler
 
 from codesvc.observability.telemetry import Telemetry
 from codesvc.web import handlers
+from codesvc.web.docs import documentation
 from codesvc.web.handlers import INVENTORY, LIMITS, UPLOADS, Inventory, Uploads, json_response
 from codesvc.web.health import Health, Metrics
 from codesvc.web.middleware import Authenticator, Edge, RouteInfo, expect_nothing
@@ -60,6 +61,8 @@ def create_web_app(
     _add(app, edge, _operator_routes(health, Metrics(telemetry)))
     if dev_token is not None:
         _add(app, edge, [_dev_token_route(dev_token)])
+    for path, handler in documentation(limits, dev=dev_token is not None).items():
+        _add(app, edge, [Route(hdrs.METH_GET, path, handler, protected=False, traced=False)])
 
     async def lag(_: web.Application) -> AsyncIterator[None]:
         telemetry.event_loop_lag.start()

@@ -77,8 +77,18 @@ def _limits(info: ValidationInfo) -> Limits:
     return info.context if isinstance(info.context, Limits) else Limits()
 
 
+def _optional() -> Any:
+    """Declare a member that may be absent, but is never null."""
+
+    def without_default(schema: dict[str, Any]) -> None:
+        schema.pop("default", None)
+
+    return Field(default=None, json_schema_extra=without_default)
+
+
 # NOTE: strict mode would refuse a string for an enumeration outside of JSON.
 _Type = Annotated[CodeType, Field(strict=False, description="The type of code.")]
+_Status = Annotated[Status, Field(strict=False, description="The one status to count.")]
 
 
 class UploadRequest(_Request):
@@ -106,7 +116,7 @@ class CountQuery(_Request):
     """Which codes to count."""
 
     type: _Type
-    status: Annotated[Status | None, Field(strict=False, description="The one status to count.")] = None
+    status: _Status | SkipJsonSchema[None] = _optional()
 
     problems = {"type": "invalidType", "status": "invalidStatus"}
 
@@ -117,8 +127,8 @@ class ReserveRequest(_Request):
     type: _Type
     count: Annotated[
         int,
-        AfterValidator(_not_too_large),
         Field(ge=1, description="How many codes to reserve.", examples=[10]),
+        AfterValidator(_not_too_large),
     ]
 
     problems = {"type": "invalidType", "count": "invalidCount"}
@@ -135,15 +145,6 @@ class CodesRequest(_Request):
     ]
 
     problems = {"codes": "invalidCodes"}
-
-
-def _optional() -> Any:
-    """Declare a member of a reply that may be absent, but is never null."""
-
-    def without_default(schema: dict[str, Any]) -> None:
-        schema.pop("default", None)
-
-    return Field(default=None, json_schema_extra=without_default)
 
 
 class UploadCount(BaseModel):
