@@ -51,15 +51,19 @@ sanitize: build ## the native core's tests under AddressSanitizer and UndefinedB
 
 build: $(VENV)/.built ## .venv with the locked dependencies, and the extension
 
-lock: $(VENV)/.made ## write requirements/ again from pyproject.toml
-	@$(PYTHON) -m venv build/lock
-	@build/lock/bin/python -m pip install -q 'uv>=0.9,<1'
-	@build/lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-		-q --upgrade pyproject.toml -o requirements/prod.txt
-	@build/lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-		-q --upgrade --extra dev -c requirements/prod.txt pyproject.toml -o requirements/dev.txt
-	@if grep -nE '^ *(-|--)|://' requirements/prod.txt requirements/dev.txt | grep -v -- '--hash=sha256:'; \
-		then echo "A lock file names an index" >&2; exit 1; fi
+# No index and no link of this machine may get into the lock files.
+COMPILE := build/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-header --upgrade
+
+lock: $(VENV)/.made ## write requirements/*.txt again from pyproject.toml
+	@$(PY) -m venv build/lock
+	@build/lock/bin/python -m pip install -qq 'uv>=0.9,<1'
+	@$(PY) -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > build/build.in
+	@$(COMPILE) pyproject.toml -o requirements/prod.txt
+	@$(COMPILE) --extra dev -c requirements/prod.txt pyproject.toml -o requirements/dev.txt
+	@$(COMPILE) -c requirements/dev.txt build/build.in -o requirements/build.txt
+	@if grep -nE '^(-|[^ ]*://)' requirements/*.txt; then echo "A lock file names an index" >&2; exit 1; fi
 
 clean: ## remove what make made; the data in .codesvc/ stays
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

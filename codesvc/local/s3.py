@@ -77,6 +77,11 @@ class S3Endpoint:
         """The id of the process."""
         return self._started().pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.running
+
     def start(self) -> Self:
         """Start it, load what its directory holds, and wait until it answers.
 

@@ -47,6 +47,8 @@ class StackOptions:
 
 
 class _Part(Protocol):
+    @property
+    def running(self) -> bool: ...
     def check(self) -> None: ...
     def stop(self) -> object: ...
     def kill(self) -> object: ...
@@ -96,9 +98,11 @@ class Stack:
         """End every process in the order in which they need each other: API, S3, mongod."""
         while self._parts:
             part, farewell = self._parts[-1]
+            lived = part.running
             part.stop()
             self._parts.pop()
-            self._told(farewell)
+            if lived:
+                self._told(farewell)
 
     def kill(self) -> None:
         """End every process at once."""
@@ -177,6 +181,10 @@ class _Api:
 
     def __init__(self, process: ChildProcess) -> None:
         self._process = process
+
+    @property
+    def running(self) -> bool:
+        return self._process.running
 
     def check(self) -> None:
         self._process.check()
