@@ -150,7 +150,7 @@ async def create_indexes(settings: Settings) -> list[str]:
     """Create or verify the indexes; return their names."""
     mongo = Mongo(settings)
     try:
-        return await ensure_indexes(mongo)
+        return await ensure_indexes(mongo, timeout=None)
     finally:
         await mongo.close()
 
@@ -263,7 +263,7 @@ async def _ensure_indexes(mongo: Mongo) -> None:
     """Create the indexes as soon as MongoDB answers: requests are served meanwhile, only slower."""
     while True:
         try:
-            names = await ensure_indexes(mongo)
+            names = await ensure_indexes(mongo, timeout=None)
         except DatabaseUnavailableError:
             await asyncio.sleep(_INDEX_RETRY_SECONDS)
         except CodesvcError as error:

@@ -56,6 +56,8 @@ class Mongo:
             appname="codesvc",
             tz_aware=True,
             timeoutMS=round(self.timeout * 1000),
+            # For the one operation without a time limit, see indexes.py.
+            serverSelectionTimeoutMS=round(self.timeout * 1000),
             w=settings.write_concern,
             journal=settings.write_journal,
             **options,

@@ -92,7 +92,7 @@ class CodeStore:
     async def writer(self, *, campaign_id: str, code_type: CodeType, saved: datetime) -> BatchWriter:
         """Make the writer for one upload, all of whose new codes are saved at the same instant."""
         # A collection that was dropped behind a running service would otherwise grow without its index.
-        await ensure_indexes(self._mongo)
+        await ensure_indexes(self._mongo, timeout=self._mongo.timeout)
         if self._strategy is WriteStrategy.UPSERT:
             return UpsertWriter(self._mongo, self._telemetry, campaign_id, code_type, saved)
         return InsertFirstWriter(self._wire)

@@ -21,8 +21,11 @@ INDEXES: Final[dict[str, list[tuple[str, int]]]] = {
 }
 
 
-async def ensure_indexes(mongo: Mongo) -> list[str]:
+async def ensure_indexes(mongo: Mongo, *, timeout: float | None) -> list[str]:  # noqa: ASYNC109 - the driver's own
     """Create the indexes that are missing and verify the others; return their names.
+
+    An index over millions of codes takes minutes to build: ``timeout`` is in seconds, None for no limit. Where all of
+    them exist, the server answers at once.
 
     Raises:
         DatabaseRefusedError: an index of one of the names exists, with other keys.
@@ -33,8 +36,6 @@ async def ensure_indexes(mongo: Mongo) -> list[str]:
         "createIndexes": mongo.codes.name,
         "indexes": [{"name": name, "key": dict(keys)} for name, keys in INDEXES.items()],
     }
-    # Without a time limit: an index over millions of codes takes minutes to build. Where all of them exist, the
-    # server answers at once.
-    with translated(), pymongo.timeout(None):
+    with translated(), pymongo.timeout(timeout):
         await mongo.database.command(command)
     return list(INDEXES)
