@@ -109,7 +109,7 @@ function bodyField(operation) {
   if (!media) return null;
   const id = `${operation.operationId}-body`;
   const input = element("textarea", { id, spellcheck: "false" });
-  if (operation.requestBody.required) input.value = JSON.stringify(example(resolve(media.schema)), null, 2);
+  input.value = JSON.stringify(example(resolve(media.schema)), null, 2);
   const label = operation.requestBody.required ? "Body *" : "Body (may be left empty)";
   return { input, nodes: [element("h3", {}, element("label", { for: id }, label)), input] };
 }

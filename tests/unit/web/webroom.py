@@ -1,15 +1,20 @@
-"""The application over small rooms of our own: an inventory in a dict, and uploads that do as they are told."""
+"""The application over small rooms of our own: an inventory in a dict, and uploads that do as they are told.
 
-import time
+A pytest plugin: a test module that names it in ``pytest_plugins`` has its fixtures. Such a module imports it
+too, before pytest could rewrite it: PYTEST_DONT_REWRITE.
+"""
+
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import aiohttp
+import aiohttp.web
+import orjson
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
 
 from codesvc.models import (
     ChangeCounts,
@@ -132,12 +137,12 @@ class Service:
             ready=self.ready or self._ready,
             draining=lambda: self.is_draining,
             limits=self.limits,
-            dev_token=(lambda: token()) if self.dev else None,
+            dev_token=token if self.dev else None,
         )
 
 
-def token(**kwargs: Any) -> str:
-    return mint_token(**{"secret": SECRET, "ttl": 60} | kwargs)
+def token(*, secret: str = SECRET, ttl: float = 60, **kwargs: Any) -> str:
+    return mint_token(secret=secret, ttl=ttl, **kwargs)
 
 
 def bearer(**kwargs: Any) -> dict[str, str]:
@@ -173,5 +178,36 @@ def metric_samples(text: str) -> dict[str, float]:
     return samples
 
 
-def soon() -> float:
-    return time.time() + 60
+@dataclass(frozen=True)
+class Reply:
+    """A response, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The code of a problem, after everything that all problems have in common was checked."""
+        assert self.headers["Content-Type"] == "application/problem+json"
+        problem = self.json
+        assert problem["status"] == self.status
+        assert problem["type"] == f"urn:codesvc:problem:{problem['code']}"
+        assert problem["title"]
+        assert problem["detail"]
+        assert problem["correlationId"] == self.headers["X-Correlation-ID"]
+        assert ("WWW-Authenticate" in self.headers) == (self.status == 401)
+        assert ("Retry-After" in self.headers) == (self.status == 503)
+        assert ("Allow" in self.headers) == (self.status == 405)
+        return str(problem["code"])
+
+
+async def send(client: Client, method: str, path: str, **kwargs: Any) -> Reply:
+    """Send a request, the path as it is spelt."""
+    url = client.make_url("/").join(URL(path, encoded=True))
+    async with client.session.request(method, url, **kwargs) as response:
+        return Reply(response.status, response.headers, await response.read())
