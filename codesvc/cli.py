@@ -201,22 +201,12 @@ def _print_rejection(error: UploadRejectedError, *, as_json: bool) -> int:
 
 
 def _token(options: argparse.Namespace) -> int:
-    from codesvc.settings import HMAC_ALGORITHMS, load_settings  # noqa: PLC0415
-    from codesvc.web.auth import mint_token  # noqa: PLC0415
+    from codesvc.settings import load_settings  # noqa: PLC0415
 
     settings = load_settings()
-    if settings.jwt_secret is None:
-        raise SettingsError("CODESVC_JWT_SECRET: is not set")
-    hmac = [name for name in settings.jwt_algorithms if name in HMAC_ALGORITHMS]
-    token = mint_token(
-        secret=settings.jwt_secret.get_secret_value(),
-        ttl=options.ttl,
-        supreme=not options.no_supreme,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        algorithm=[*hmac, "HS256"][0],
-    )
-    _print(token)
+    from codesvc.app import mint_configured_token  # noqa: PLC0415
+
+    _print(mint_configured_token(settings, ttl=options.ttl, supreme=not options.no_supreme))
     return EXIT_OK
 
 

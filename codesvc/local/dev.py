@@ -43,13 +43,13 @@ def run(options: StackOptions, *, codes: int) -> int:
         except (LocalStackError, OSError) as error:
             code = 1
             _tell(error)
-        return max(code, _stop(stack))
+        return max(code, _stop(stack, broken=code != 0))
 
 
-def _stop(stack: Stack) -> int:
+def _stop(stack: Stack, *, broken: bool) -> int:
     """End every process in order; a second signal, or a failure on the way, ends them at once."""
     try:
-        stack.stop()
+        stack.stop(broken=broken)
     except StopRequested:
         stack.kill()
     except (LocalStackError, OSError) as error:

@@ -49,6 +49,7 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 """What a client of the endpoint needs; moto takes any credentials."""
 
 _START_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 30.0
 _SAVE_EVERY_SECONDS: Final = 2.0
 _PORT_ATTEMPTS: Final = 5
 
@@ -111,9 +112,9 @@ class S3Endpoint:
         """Raise ProcessDiedError unless the process lives."""
         self._started().check()
 
-    def stop(self) -> int:
-        """Let it save what changed and end; return its exit code."""
-        return 0 if self._process is None else self._process.stop()
+    def stop(self, *, limit: float = _STOP_SECONDS) -> int:
+        """Let it save what changed and end, kill it after ``limit`` seconds, and return its exit code."""
+        return 0 if self._process is None else self._process.stop(limit=limit)
 
     def kill(self) -> None:
         """End it with SIGKILL, as a crash would."""

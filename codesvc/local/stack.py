@@ -30,6 +30,7 @@ BUCKET: Final = "codesvc-dev"
 
 _READY_SECONDS: Final = 60.0
 _DRAIN_SECONDS: Final = 40.0
+_BROKEN_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.05
 _ROOM_BYTES: Final = 32 << 20
 
@@ -50,7 +51,7 @@ class _Part(Protocol):
     @property
     def running(self) -> bool: ...
     def check(self) -> None: ...
-    def stop(self) -> object: ...
+    def stop(self, *, limit: float) -> object: ...
     def kill(self) -> object: ...
 
 
@@ -94,12 +95,16 @@ class Stack:
             part.check()
         check_room(self.directory, least=_ROOM_BYTES)
 
-    def stop(self) -> None:
-        """End every process in the order in which they need each other: API, S3, mongod."""
+    def stop(self, *, broken: bool = False) -> None:
+        """End every process in the order in which they need each other: API, S3, mongod.
+
+        ``broken`` says that one is gone already, so that what the API has under way cannot end well.
+        """
+        limit = _BROKEN_SECONDS if broken else _DRAIN_SECONDS
         while self._parts:
             part, farewell = self._parts[-1]
             lived = part.running
-            part.stop()
+            part.stop(limit=limit)
             self._parts.pop()
             if lived:
                 self._told(farewell)
@@ -134,7 +139,7 @@ class Stack:
         api = ChildProcess(
             [sys.executable, "-m", "codesvc", "serve"], name="the API", log=log, env=self._environment()
         )
-        self._parts.append((_Api(api), "the API has drained"))
+        self._parts.append((api, "the API has drained"))
         api.start()
         self._wait_until_ready(api)
         self._told(f"codesvc on {self.url} ({_since(started)})")
@@ -174,26 +179,6 @@ class Stack:
             return False
         finally:
             connection.close()
-
-
-class _Api:
-    """The API's process, with time to drain."""
-
-    def __init__(self, process: ChildProcess) -> None:
-        self._process = process
-
-    @property
-    def running(self) -> bool:
-        return self._process.running
-
-    def check(self) -> None:
-        self._process.check()
-
-    def stop(self) -> None:
-        self._process.stop(limit=_DRAIN_SECONDS)
-
-    def kill(self) -> None:
-        self._process.kill()
 
 
 def _kept_secret(file: Path) -> str:
