@@ -1,0 +1,43 @@
+"""Runs the suites and writes the report: `python -m benchmarks --help`."""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from benchmarks import load
+from benchmarks.report import Report
+
+OUT: Final = Path("build/bench")
+
+
+def main() -> int:
+    """Run what was asked for; the exit code is 1 when a result was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="once and small: shows that everything still runs"
+    )
+    parser.add_argument(
+        "--suite", action="append", choices=sorted(load.SUITES), help="only this one; may be repeated"
+    )
+    parser.add_argument("--rounds", type=int, help="rounds of each comparison (5; 1 with --quick)")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"where the report goes ({OUT})")
+    options = parser.parse_args()
+    report = Report(quick=options.quick)
+    rounds = options.rounds or (1 if options.quick else 5)
+    scratch = Path(tempfile.mkdtemp(prefix="codesvc-bench-"))
+    try:
+        with load.bench(scratch, options.out / "files") as bench:
+            for name in options.suite or load.SUITES:
+                load.SUITES[name](bench, report, rounds)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    report.show()
+    sys.stdout.write(f"\n{report.write(options.out)}\n")
+    return 1 if any(target.met is None for target in report.targets) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
