@@ -99,8 +99,10 @@ class Authenticator:
         rules: TokenRules,
         *,
         session_factory: Callable[[], aiohttp.ClientSession] = aiohttp.ClientSession,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rules = rules
+        self._clock = clock
         allowed = frozenset(rules.algorithms or _default_algorithms(rules))
         self._hmac = allowed & _HMAC if rules.secret is not None else frozenset()
         self._asymmetric = allowed - _HMAC
@@ -111,7 +113,12 @@ class Authenticator:
         self._jwks = (
             None
             if rules.jwks_url is None
-            else JwksKeys(rules.jwks_url, algorithms=self._asymmetric, session_factory=session_factory)
+            else JwksKeys(
+                rules.jwks_url,
+                algorithms=self._asymmetric,
+                session_factory=session_factory,
+                clock=clock,
+            )
         )
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
 
@@ -150,7 +157,7 @@ class Authenticator:
         return entry.generation is None or (
             self._jwks is not None
             and entry.generation == self._jwks.generation
-            and time.monotonic() < entry.verified + JwksKeys.FRESH
+            and self._clock() < entry.verified + JwksKeys.FRESH
         )
 
     async def _verify(self, token: str) -> "_Remembered":
@@ -167,7 +174,7 @@ class Authenticator:
             return _Remembered(*_verified(token, keys, algorithm, self._rules), None, 0.0)
         found = await self._jwks.find(header.get("kid"), algorithm)
         # NOTE: taken before the claims are looked at, so that a change in between is not missed.
-        generation, verified = self._jwks.generation, time.monotonic()
+        generation, verified = self._jwks.generation, self._clock()
         claims, expires = _verified(token, [*found, *keys], algorithm, self._rules)
         return _Remembered(claims, expires, generation, verified)
 
@@ -191,8 +198,10 @@ class JwksKeys:
         *,
         algorithms: frozenset[str],
         session_factory: Callable[[], aiohttp.ClientSession] = aiohttp.ClientSession,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = url
+        self._clock = clock
         self._algorithms = algorithms
         self._session_factory = session_factory
         self._session: aiohttp.ClientSession | None = None
@@ -211,7 +220,7 @@ class JwksKeys:
             KeysUnavailableError: no set was ever fetched.
 
         """
-        age = time.monotonic() - self._fetched
+        age = self._clock() - self._fetched
         if age > self.FRESH:
             await self._refresh()
         elif age > self.FRESH / 2:
@@ -244,8 +253,8 @@ class JwksKeys:
             await asyncio.shield(task)
 
     def _begin(self) -> "asyncio.Task[None] | None":
-        if self._fetching is None and time.monotonic() - self._tried >= self.PAUSE:
-            self._tried = time.monotonic()
+        if self._fetching is None and self._clock() - self._tried >= self.PAUSE:
+            self._tried = self._clock()
             self._fetching = asyncio.create_task(self._fetch(), name="fetch-jwks")
         return self._fetching
 
@@ -259,7 +268,7 @@ class JwksKeys:
                 self._keys, self._raw = keys, raw
                 self.generation += 1
                 _logger.info("key set loaded", extra={"keys": len(keys)})
-            self._fetched = time.monotonic()
+            self._fetched = self._clock()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             _logger.warning(
                 "key set not fetched", extra={"reason": type(error).__name__, "keysKept": len(self._keys)}
@@ -434,21 +443,26 @@ def _jwks_keys(raw: bytes, *, algorithms: frozenset[str]) -> "list[_Key]":
     entries = document.get("keys") if isinstance(document, dict) else None
     keys: list[_Key] = []
     for entry in entries if isinstance(entries, list) else ():
-        # A secret has no place in a public set: trusting it would let whoever reads the set sign.
-        if not isinstance(entry, dict) or entry.get("kty") == "oct" or entry.get("use", "sig") != "sig":
-            continue
         try:
-            key = jwt.PyJWK(entry).key
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError):
-            continue
-        key = key.public_key() if hasattr(key, "public_key") else key
-        usable = _algorithms_of(key) & algorithms
-        if "alg" in entry:
-            usable &= {entry["alg"]}
-        if usable:
-            kid = entry.get("kid")
-            keys.append(_Key(kid if isinstance(kid, str) else None, key, usable))
+            key = _jwks_key(entry, algorithms=algorithms)
+        except Exception:  # noqa: BLE001 - whatever it made the libraries raise, it is not usable
+            key = None
+        if key is not None:
+            keys.append(key)
     return keys
+
+
+def _jwks_key(entry: Any, *, algorithms: frozenset[str]) -> "_Key | None":
+    # A secret has no place in a public set: trusting it would let whoever reads the set sign.
+    if entry["kty"] == "oct" or entry.get("use", "sig") != "sig":
+        return None
+    key = jwt.PyJWK(entry).key
+    key = key.public_key() if hasattr(key, "public_key") else key
+    usable = _algorithms_of(key) & algorithms
+    if "alg" in entry:
+        usable &= {entry["alg"]}
+    kid = entry.get("kid")
+    return _Key(kid if isinstance(kid, str) else None, key, usable) if usable else None
 
 
 def _algorithms_of(key: object) -> frozenset[str]:
