@@ -41,7 +41,8 @@ environment (default):
 
   CODESVC_S3_BUCKET               the bucket of the files; required
   CODESVC_S3_ENDPOINT_URL         an S3-compatible store instead of AWS
-  AWS_*                           credentials and region, as every AWS tool reads them
+  AWS_*                           credentials, as every AWS tool reads them
+  AWS_REGION, AWS_DEFAULT_REGION  the bucket's region; the first wins
 
   CODESVC_JWT_SECRET              secret of HS256 tokens, or instead of it:
   CODESVC_JWT_PUBLIC_KEY          PEM text, or the path of a PEM file
