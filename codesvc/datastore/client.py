@@ -35,7 +35,9 @@ class Deployment:
     transactions: bool
     """Members of a replica set and mongos know transactions and retryable writes; a standalone server does not."""
     max_write_batch_size: int
-    max_message_bytes: int
+    max_document_bytes: int
+    """Of a document, of a reply, and of a command that PyMongo sends as such (only its own bulk writes go up to
+    ``maxMessageSizeBytes``)."""
 
 
 class Mongo:
@@ -83,7 +85,7 @@ class Mongo:
             self._deployment = Deployment(
                 transactions="setName" in hello or hello.get("msg") == "isdbgrid",
                 max_write_batch_size=int(hello["maxWriteBatchSize"]),
-                max_message_bytes=int(hello["maxMessageSizeBytes"]),
+                max_document_bytes=int(hello["maxBsonObjectSize"]),
             )
         return self._deployment
 

@@ -25,7 +25,7 @@ from codesvc.datastore.client import AsyncSession, Mongo, transaction
 from codesvc.datastore.failures import translated
 from codesvc.datastore.indexes import BY_STATUS, INDEXES, ensure_indexes
 from codesvc.datastore.telemetry import Telemetry
-from codesvc.datastore.wire import MESSAGE_OVERHEAD, Wire, raw_encoding_works
+from codesvc.datastore.wire import COMMAND_OVERHEAD, Wire, raw_encoding_works
 from codesvc.datastore.writers import BatchWriter, InsertFirstWriter, UpsertWriter
 from codesvc.errors import DatabaseUnavailableError
 from codesvc.models import CodeType, Counts, ReservedCode, Status
@@ -87,7 +87,7 @@ class CodeStore:
     async def batch_limits(self) -> tuple[int, int]:
         """Tell how many codes, and how many bytes of payload, the server takes in one bulk write."""
         deployment = await self._mongo.deployment()
-        return deployment.max_write_batch_size, deployment.max_message_bytes - MESSAGE_OVERHEAD
+        return deployment.max_write_batch_size, deployment.max_document_bytes - COMMAND_OVERHEAD
 
     async def writer(self, *, campaign_id: str, code_type: CodeType, saved: datetime) -> BatchWriter:
         """Make the writer for one upload, all of whose new codes are saved at the same instant."""

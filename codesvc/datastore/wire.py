@@ -33,11 +33,12 @@ from codesvc.datastore.failures import RETRYABLE_CODES, database_error, translat
 from codesvc.datastore.telemetry import Telemetry
 from codesvc.errors import DatabaseUnavailableError
 
-MESSAGE_OVERHEAD: Final = 16 * 1024
-"""Bytes kept free in a message for the command's own document (what the server itself allows for it)."""
+COMMAND_OVERHEAD: Final = 16 * 1024
+"""Bytes kept free in a message for the command's own document."""
 
-# A document of this size or more is refused by the driver; a longer run is cut into several at document boundaries.
-_MAX_RUN_BYTES: Final = 15 << 20
+# What a reply says of a document that was there already: its _id twice (in the message and as keyValue), words, and
+# the names of the database and the collection. Twice the document's own size covers the first and some of the words.
+_DUPLICATE_ERROR_BYTES: Final = 96
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 
@@ -114,6 +115,16 @@ class Wire:
         with self._telemetry.datastore_operation("insert", bytes=len(documents)):
             return await self._run("insert", "documents", documents)
 
+    async def runs(self, documents: bytes, count: int) -> list[tuple[bytes, int]]:
+        """Cut ``count`` documents into runs, each with its number of documents, that can all be duplicates.
+
+        A server whose reply would be larger than a document may be (every E11000 names the code twice) sends none at
+        all and closes the connection, each time it is asked. The replies to updates are smaller than their statements.
+        """
+        deployment = await self._mongo.deployment()
+        error_bytes = _DUPLICATE_ERROR_BYTES + len(f"{self._mongo.database.name}.{COLLECTION}".encode())
+        return _cut(documents, count, error_bytes, deployment.max_document_bytes)
+
     async def update(self, statements: bytes) -> WriteReply:
         """Run update statements, unordered; raises as :meth:`insert` does."""
         with self._telemetry.datastore_operation("update", bytes=len(statements)):
@@ -161,7 +172,7 @@ class Wire:
     ) -> WriteReply:
         database = self._mongo.database
         if self._raw:
-            command[field] = [_RawRun(run) for run in _cut(payload)]
+            command[field] = [_RawRun(payload)]
             reply = await database.command(command, codec_options=_RAW_REPLY, session=session)
             return read_write_reply(bytes(reply.raw))
         command[field] = bson.decode_all(payload)
@@ -169,17 +180,20 @@ class Wire:
         return read_write_reply(bson.encode(reply))
 
 
-def _cut(payload: bytes) -> list[bytes]:
-    if len(payload) <= _MAX_RUN_BYTES:
-        return [payload]
-    runs, start, position = [], 0, 0
-    while position < len(payload):
-        size = int.from_bytes(payload[position : position + 4], "little")
-        if position + size - start > _MAX_RUN_BYTES:
-            runs.append(payload[start:position])
-            start = position
-        position += size
-    runs.append(payload[start:])
+def _cut(documents: bytes, count: int, error_bytes: int, reply_bytes: int) -> list[tuple[bytes, int]]:
+    if 2 * len(documents) + count * error_bytes <= reply_bytes:
+        return [(documents, count)]
+    runs = []
+    start = position = size = room = 0
+    while position < len(documents):
+        length = int.from_bytes(documents[position : position + 4], "little")
+        room += 2 * length + error_bytes
+        if room > reply_bytes:
+            runs.append((documents[start:position], size))
+            start, size, room = position, 0, 2 * length + error_bytes
+        position += length
+        size += 1
+    runs.append((documents[start:], size))
     return runs
 
 
@@ -195,7 +209,7 @@ def _accepted(reply: WriteReply) -> WriteReply:
     """Raise unless every statement was executed or met a duplicate, under the write concern that was asked for."""
     if reply.first_other_error is not None:
         raise database_error(reply.first_other_error[1])
-    if reply.write_concern_error:
+    if reply.write_concern_error is not None:
         raise database_error(reply.write_concern_error)
     if not reply.ok:
         raise DatabaseUnavailableError("The database did not carry out a bulk write.")

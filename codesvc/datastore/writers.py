@@ -78,11 +78,16 @@ class InsertFirstWriter:
         return counts
 
     async def _insert(self, batch: Batch) -> UploadCounts:
-        reply = await self._wire.insert(batch.documents)
-        _check_sum(reply, len(batch))
-        if not reply.duplicates:
-            return UploadCounts(inserted=reply.n)
-        return UploadCounts(inserted=reply.n) + await self._upsert(batch, reply.duplicates)
+        counts = UploadCounts()
+        known: list[int] = []
+        start = 0
+        for documents, size in await self._wire.runs(batch.documents, len(batch)):
+            reply = await self._wire.insert(documents)
+            _check_sum(reply, size)
+            counts += UploadCounts(inserted=reply.n)
+            known += [start + index for index in reply.duplicates] if start else reply.duplicates
+            start += size
+        return counts + await self._upsert(batch, known) if known else counts
 
     async def _upsert(self, batch: Batch, indexes: list[int] | None) -> UploadCounts:
         counts = UploadCounts()

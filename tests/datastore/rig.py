@@ -1,0 +1,186 @@
+"""A store on a real MongoDB, wired as the service wires it, with a clock that the test sets."""
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from codesvc.datastore.client import Mongo
+from codesvc.datastore.codes import CodeStore
+from codesvc.datastore.indexes import ensure_indexes
+from codesvc.ingest.pipeline import Options, Uploads
+from codesvc.inventory import Inventory
+from codesvc.models import CodeType, UploadCounts, UploadReport
+from codesvc.observability.telemetry import Telemetry
+from codesvc.settings import Settings, load_settings
+
+CAMPAIGN = "spring-26"
+TTL = timedelta(hours=24)
+START = datetime(2026, 3, 1, 12, 0, 0, 123_000, tzinfo=UTC)
+
+Documents = Any
+"""A blocking collection, to arrange and to look at from outside."""
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+class MemoryStream:
+    """Bytes in pieces of one length."""
+
+    def __init__(self, data: bytes, piece: int) -> None:
+        self._data = data
+        self._piece = piece
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._data), self._piece):
+            yield self._data[start : start + self._piece]
+
+
+class MemorySource:
+    """One file, under any name."""
+
+    def __init__(self, data: bytes, *, piece: int = 64 * 1024) -> None:
+        self._data = data
+        self._piece = piece
+
+    @asynccontextmanager
+    async def open(self, _name: str, /) -> AsyncIterator[MemoryStream]:
+        yield MemoryStream(self._data, self._piece)
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """Everything behind the edge, on one database."""
+
+    settings: Settings
+    mongo: Mongo
+    store: CodeStore
+    inventory: Inventory
+    telemetry: Telemetry
+    clock: Clock = field(repr=False)
+
+    async def upload(
+        self,
+        codes: Iterable[str] | bytes,
+        *,
+        campaign_id: str = CAMPAIGN,
+        code_type: CodeType = CodeType.TM,
+        batch_size: int | None = None,
+        write_concurrency: int | None = None,
+    ) -> UploadCounts:
+        """Upload a file that is all valid; return its counts."""
+        data = codes if isinstance(codes, bytes) else csv(codes)
+        uploads = Uploads(
+            source=MemorySource(data),
+            store=self.store,
+            telemetry=self.telemetry,
+            options=Options(
+                batch_size=batch_size or self.settings.batch_size,
+                write_concurrency=write_concurrency or self.settings.write_concurrency,
+                max_row_bytes=self.settings.max_row_bytes,
+            ),
+            clock=self.clock,
+        )
+        report: UploadReport = await uploads.run(
+            campaign_id=campaign_id, code_type=code_type, file_key=f"codes/{campaign_id}/{code_type}/x.csv"
+        )
+        assert report.invalid_count == 0
+        return report.counts
+
+    async def reserve(
+        self, count: int, *, campaign_id: str = CAMPAIGN, code_type: CodeType = CodeType.TM
+    ) -> list[str]:
+        """Reserve; return the codes."""
+        reservation = await self.inventory.reserve(campaign_id, code_type, count)
+        return [one.code for one in reservation.codes]
+
+
+@asynccontextmanager
+async def opened(uri: str, database: str, **overrides: Any) -> AsyncIterator[Rig]:
+    """Open a rig; ``overrides`` are settings by name."""
+    settings = load_settings(mongo_uri=uri, mongo_database=database, **{"mongo_timeout": 10.0, **overrides})
+    mongo = Mongo(settings)
+    try:
+        telemetry = Telemetry()
+        store = CodeStore(mongo, telemetry, settings.write_strategy)
+        clock = Clock()
+        inventory = Inventory(store, reservation_ttl=TTL, clock=clock)
+        yield Rig(settings, mongo, store, inventory, telemetry, clock)
+    finally:
+        await mongo.close()
+
+
+class Rigs:
+    """Opens rigs on one database, and closes them in the end."""
+
+    def __init__(self, uri: str, database: str, stack: AsyncExitStack) -> None:
+        self.uri = uri
+        self.database = database
+        self._stack = stack
+
+    async def __call__(self, *, uri: str | None = None, indexes: bool = True, **overrides: Any) -> Rig:
+        rig = await self._stack.enter_async_context(opened(uri or self.uri, self.database, **overrides))
+        if indexes:
+            await ensure_indexes(rig.mongo, timeout=None)
+        return rig
+
+
+def csv(codes: Iterable[str]) -> bytes:
+    """Make a file of codes, each in quotes."""
+    return "".join('"' + code.replace('"', '""') + '"\n' for code in codes).encode()
+
+
+def numbered(count: int, *, start: int = 0, prefix: str = "CODE-") -> list[str]:
+    """Return distinct codes in order."""
+    return [f"{prefix}{number:08d}" for number in range(start, start + count)]
+
+
+def document(
+    code: str,
+    *,
+    campaign_id: str = CAMPAIGN,
+    code_type: str = "tm",
+    saved: datetime = START,
+    reserved: datetime | None = None,
+    reserve_id: str | None = None,
+    assigned: datetime | None = None,
+) -> dict[str, Any]:
+    """Make a document as another writer would leave it."""
+    date = {"saved": saved, "reserved": reserved, "assigned": assigned}
+    made = {
+        "_id": {"campaign_id": campaign_id, "code": code},
+        "type": code_type,
+        "reserveId": reserve_id,
+        "date": {name: instant for name, instant in date.items() if instant is not None},
+    }
+    return {name: value for name, value in made.items() if value is not None}
+
+
+def stored(documents: Documents, **query: Any) -> dict[str, dict[str, Any]]:
+    """Return the documents by code."""
+    found = list(documents.find(query))
+    by_code = {one["_id"]["code"]: one for one in found}
+    assert len(by_code) == len(found)
+    return by_code
+
+
+def spread(codes: Sequence[str], into: int) -> list[list[str]]:
+    """Deal codes out, as cards."""
+    return [list(itertools.islice(codes, start, None, into)) for start in range(into)]
+
+
+Factory = Callable[..., Any]
