@@ -14,7 +14,9 @@ RUN python -m venv --without-pip /opt/codesvc
 RUN pip --python /opt/codesvc/bin/python install --require-hashes -r /src/requirements/prod.txt
 RUN python -m venv /opt/build && /opt/build/bin/pip install --require-hashes -r /src/requirements/build.txt
 COPY . /src
-RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /src
+# By way of the source distribution, so that one which lacks a file fails here and not at a user's.
+RUN cd /src && /opt/build/bin/python setup.py -q sdist --dist-dir /wheels/source
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /wheels/source/codesvc-*.tar.gz
 RUN pip --python /opt/codesvc/bin/python install --no-deps --no-index --find-links /wheels codesvc
 
 FROM ${BASE} AS runtime
