@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +21,7 @@ from codesvc.observability.tracing import active_tracer, configure_tracing, trac
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = Path(__file__).with_name("traced_service.py")
+CLIENTS = Path(__file__).with_name("traced_clients.py")
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -49,8 +51,8 @@ def attributes(span: Any) -> dict[str, Any]:
     return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
 
 
-@pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
+@contextmanager
+def receiving() -> Iterator[Receiver]:
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -75,10 +77,16 @@ def receiver() -> Iterator[Receiver]:
         thread.join()
 
 
-def run(**environment: str) -> str:
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+def run(program: Path = PROGRAM, *arguments: str, **environment: str) -> str:
     path = os.pathsep.join([str(ROOT), *sys.path])
     done = subprocess.run(
-        [sys.executable, str(PROGRAM)],
+        [sys.executable, str(program), *arguments],
         env={"PYTHONPATH": path, "PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,
@@ -158,6 +166,22 @@ class TestSpans:
         assert line["spanId"] == receiver.one("POST /v1/{campaignId}/codes").span_id.hex()
         (failure,) = [line for line in log if line["message"] == "request failed"]
         assert failure["spanId"] == receiver.one("GET /v1/{campaignId}/codes/count").span_id.hex()
+
+
+def test_spans_of_the_drivers(mongo_uri: str, database_name: str) -> None:
+    with receiving() as receiver:
+        endpoint = f"http://127.0.0.1:{receiver.port}"
+        traceparent = run(CLIENTS, mongo_uri, database_name, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    refused = receiver.one(f"{database_name}.findAndModify")
+    assert (refused.status.code, refused.status.message) == (Status.STATUS_CODE_ERROR, "DuplicateKey")
+    assert attributes(refused)["db.response.status_code"] == "11000"
+    assert refused.parent_span_id == receiver.one("datastore.break").span_id
+    assert receiver.one(f"{database_name}.insert").parent_span_id == receiver.one("datastore.seed").span_id
+    request = receiver.one("GET")
+    assert request.parent_span_id == receiver.one("storage.get").span_id
+    assert traceparent.startswith(f"00-{request.trace_id.hex()}-{request.span_id.hex()}-")
+    assert {attributes(span)["codesvc.correlation_id"] for span in receiver.spans} == {"c-2"}
+    assert "SECRET" not in "".join(str(span) for span in receiver.spans)
 
 
 def test_without_an_exporter_the_callers_trace_is_still_on_the_lines() -> None:
