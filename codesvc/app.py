@@ -1,10 +1,12 @@
 """The composition root: settings → clients → store and source → rules → routes."""
 
 import asyncio
+import errno
 import logging
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -253,6 +255,8 @@ async def _listen(runner: WebRunner, settings: Settings) -> int:
     try:
         await site.start()
     except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise SettingsError("CODESVC_HOST: is no address of this machine") from None
         raise SettingsError(
             f"CODESVC_PORT: cannot listen on {settings.host}:{settings.port} ({os.strerror(error.errno or 0)})"
         ) from None

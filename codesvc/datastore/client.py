@@ -14,9 +14,11 @@ import pymongo
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
+from pymongo.errors import ConfigurationError
 from pymongo.write_concern import WriteConcern
 
 from codesvc.datastore.failures import translated
+from codesvc.errors import SettingsError
 from codesvc.settings import Driver, Settings
 
 COLLECTION: Final = "codes"
@@ -45,6 +47,10 @@ class Mongo:
 
     ``timeout`` is the time limit of one operation in seconds, retries and server selection included (the drivers'
     client-side operation timeout).
+
+    Raises:
+        SettingsError: the driver does not understand CODESVC_MONGO_URI.
+
     """
 
     def __init__(self, settings: Settings, **options: Any) -> None:
@@ -53,17 +59,23 @@ class Mongo:
         self.write_concern = WriteConcern(w=settings.write_concern, j=settings.write_journal)
         # Keyword options lose against nothing in the URI: the write concern is codesvc's own setting, since the
         # counts that a reply promises depend on it.
-        self.client: AsyncClient = make(
-            settings.mongo_uri,
-            appname="codesvc",
-            tz_aware=True,
-            timeoutMS=round(self.timeout * 1000),
-            # For the one operation without a time limit, see indexes.py.
-            serverSelectionTimeoutMS=round(self.timeout * 1000),
-            w=settings.write_concern,
-            journal=settings.write_journal,
-            **options,
-        )
+        try:
+            self.client: AsyncClient = make(
+                settings.mongo_uri,
+                appname="codesvc",
+                tz_aware=True,
+                timeoutMS=round(self.timeout * 1000),
+                # For the one operation without a time limit, see indexes.py.
+                serverSelectionTimeoutMS=round(self.timeout * 1000),
+                w=settings.write_concern,
+                journal=settings.write_journal,
+                **options,
+            )
+        except (ConfigurationError, ValueError) as error:
+            # Only the kind: the driver's message may repeat a part of the URI, which holds a password.
+            raise SettingsError(
+                f"CODESVC_MONGO_URI: is not a connection string that can be used ({type(error).__name__})"
+            ) from None
         self.database: AsyncDatabase = self.client.get_database(
             settings.mongo_database,
             codec_options=CodecOptions(tz_aware=True),
