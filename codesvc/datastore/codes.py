@@ -28,7 +28,7 @@ from codesvc.datastore.telemetry import Telemetry
 from codesvc.datastore.wire import COMMAND_OVERHEAD, Wire, raw_encoding_works
 from codesvc.datastore.writers import BatchWriter, InsertFirstWriter, UpsertWriter
 from codesvc.errors import DatabaseUnavailableError
-from codesvc.models import CodeType, Counts, ReservedCode, Status
+from codesvc.models import MAX_CODE_BYTES, CodeType, Counts, ReservedCode, Status
 from codesvc.settings import WriteStrategy
 
 EPOCH: Final = datetime.fromtimestamp(0, UTC)
@@ -189,12 +189,10 @@ class CodeStore:
         self, campaign_id: str, codes: Sequence[str], condition: dict[str, Any], change: dict[str, Any]
     ) -> int:
         changed = 0
-        for start in range(0, len(codes), _CODES_PER_STATEMENT):
-            ids = [
-                {"campaign_id": campaign_id, "code": code}
-                for code in codes[start : start + _CODES_PER_STATEMENT]
-            ]
-            result = await self._mongo.codes.update_many({"_id": {"$in": ids}} | condition, change)
+        # What is longer than a code can be is none, and might not fit into a statement.
+        possible = [code for code in codes if len(code) <= MAX_CODE_BYTES]
+        for chosen in _statements(campaign_id, possible):
+            result = await self._mongo.codes.update_many(chosen | condition, change)
             changed += result.modified_count
         return changed
 
@@ -222,8 +220,8 @@ class CodeStore:
                 found = await self._candidates(request, request.count, session)
                 if not found:
                     return []
-                ids = [document["_id"] for document in found]
-                await self._mongo.codes.update_many({"_id": {"$in": ids}}, request.hold, session=session)
+                for chosen in _statements(request.campaign_id, _codes(found)):
+                    await self._mongo.codes.update_many(chosen, request.hold, session=session)
                 await _commit(session, deadline)
                 return found
         except PyMongoError as error:
@@ -240,15 +238,10 @@ class CodeStore:
                 found = await self._candidates(request, request.count - len(held), None)
                 if not found:
                     break
-                chosen = {"_id": {"$in": [document["_id"] for document in found]}}
-                result = await self._mongo.codes.update_many(chosen | available, request.hold)
-                if result.modified_count == len(found):
-                    held += found
-                else:
-                    mine = self._mongo.codes.find(
-                        chosen | {"reserveId": request.reserve_id}, batch_size=len(found)
-                    )
-                    held += await mine.to_list(len(found))
+                for chosen in _statements(request.campaign_id, _codes(found)):
+                    await self._mongo.codes.update_many(chosen | available, request.hold)
+                    mine = self._mongo.codes.find(chosen | {"reserveId": request.reserve_id})
+                    held += await mine.to_list(_CODES_PER_STATEMENT)
         return held
 
     @asynccontextmanager
@@ -326,6 +319,17 @@ def random_between(first: str, last: str) -> str:
     if 0xD800 <= point <= 0xDFFF:  # no text holds a surrogate
         point = 0xD7FF
     return first[:shared] + chr(point) + "".join(random.choices(_ALPHABET, k=8))  # noqa: S311
+
+
+def _codes(documents: list[dict[str, Any]]) -> list[str]:
+    return [document["_id"]["code"] for document in documents]
+
+
+def _statements(campaign_id: str, codes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield queries that together select the codes, each small enough for one statement."""
+    for start in range(0, len(codes), _CODES_PER_STATEMENT):
+        chosen = codes[start : start + _CODES_PER_STATEMENT]
+        yield {"_id": {"$in": [{"campaign_id": campaign_id, "code": code} for code in chosen]}}
 
 
 async def _commit(session: AsyncSession, deadline: float) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from bson.errors import BSONError
 from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
@@ -84,6 +85,10 @@ def translated() -> Iterator[None]:
         if error.timeout:
             raise DatabaseUnavailableError("The database did not answer in time.") from error
         raise DatabaseRefusedError("The database driver refused the operation.") from error
+    except BSONError as error:
+        raise DatabaseRefusedError(
+            "A command or a reply of the database is not what it should be."
+        ) from error
 
 
 def _first_code(error: BulkWriteError) -> int | None:
