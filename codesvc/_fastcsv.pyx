@@ -1,8 +1,8 @@
 # cython: auto_pickle=False, autotestdict=False
 """The native core: CSV bytes in, batches of encoded BSON documents out; and the replies to them, counted.
 
-The work is done in plain C (_fastcsv_core.h, _fastcsv_bson.h) with the GIL released. What is here allocates the buffers,
-hands them out, and turns outcomes into Python objects; _fastcsv.pyi documents the interface.
+The work is done in plain C (_fastcsv_core.h and what it includes) with the GIL released. What is here allocates buffers,
+hands them out, and turns outcomes into Python objects.
 """
 
 cimport cython
@@ -16,9 +16,34 @@ from libc.stdlib cimport free, malloc
 from operator import index as as_index
 
 
+cdef extern from *:
+    """
+    /* A bytes object whose only reference is the one of the list that it was found in. Without the GIL a second thread
+     * could be about to take another. */
+    static int fc_bytes_is_free(PyObject *bytes) {
+    #ifdef Py_GIL_DISABLED
+        return 0;
+    #else
+        return Py_REFCNT(bytes) == 1;
+    #endif
+    }
+
+    /* Makes it look new: of that size, at most the one it was made with, and with no hash remembered. */
+    static void fc_bytes_reset(PyObject *bytes, size_t size) {
+        Py_SET_SIZE((PyVarObject *)bytes, (Py_ssize_t)size);
+    #pragma GCC diagnostic push
+    #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+        ((PyBytesObject *)bytes)->ob_shash = -1;
+    #pragma GCC diagnostic pop
+    }
+    """
+    bint fc_bytes_is_free(PyObject*) noexcept
+    void fc_bytes_reset(PyObject*, size_t) noexcept
+
+
 cdef extern from "Python.h":
     PyObject* PyBytes_FromStringAndSize(const char*, Py_ssize_t) except NULL
-    int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
+    PyObject* PyList_GET_ITEM(list, Py_ssize_t)
 
 
 cdef extern from "_fastcsv_core.h":
@@ -65,7 +90,7 @@ cdef extern from "_fastcsv_core.h":
     ctypedef enum fc_status:
         FC_DONE
         FC_BATCH_FULL
-        FC_MORE_ROOM
+        FC_NO_MEMORY
 
     ctypedef enum fc_failure:
         FC_NO_FAILURE
@@ -79,6 +104,7 @@ cdef extern from "_fastcsv_core.h":
     ctypedef struct fc_options:
         bint header
         bint strict
+        bint sort
         size_t max_batch_codes
         size_t max_batch_bytes
         size_t max_code_bytes
@@ -88,22 +114,29 @@ cdef extern from "_fastcsv_core.h":
     ctypedef struct fc_extractor:
         fc_options options
         fc_template bson
-        uint8_t* out
-        size_t out_size
-        size_t out_len
         size_t batch_codes
-        size_t batch_statement_bytes
         uint64_t codes
         uint64_t invalid_count
         fc_sample* samples
         fc_failure failure
         fc_sample failed
 
-    bint fc_init(fc_extractor*, const fc_options*, const uint8_t*, size_t, const uint8_t*, size_t, int64_t) noexcept nogil
+    ctypedef struct fc_instruction_set:
+        const char* name
+        bint (*available)() noexcept nogil
+
+    const fc_instruction_set* fc_instruction_sets
+    const size_t FC_INSTRUCTION_SETS
+    const size_t FC_OVERRUN
+
+    bint fc_init(fc_extractor*, const fc_options*, const fc_instruction_set*, const uint8_t*, size_t, const uint8_t*,
+                 size_t, int64_t) noexcept nogil
     void fc_free(fc_extractor*) noexcept nogil
-    void fc_set_output(fc_extractor*, uint8_t*, size_t) noexcept nogil
     fc_status fc_feed(fc_extractor*, const uint8_t**, const uint8_t*) noexcept nogil
     fc_status fc_finish(fc_extractor*) noexcept nogil
+    size_t fc_document_bytes(const fc_extractor*) noexcept nogil
+    size_t fc_statement_bytes(const fc_extractor*) noexcept nogil
+    bint fc_write_batch(fc_extractor*, uint8_t*) noexcept nogil
 
 
 @cython.final
@@ -122,43 +155,42 @@ cdef class Extractor:
     epoch. header: skip the first record. strict: the first invalid row is a failure. max_batch_codes,
     max_batch_bytes: a batch ends when it holds so many codes, or before its documents or its upserts would
     exceed so many bytes. max_code_bytes, max_row_bytes: a longer code makes its row invalid, a longer record
-    (without its line end) is a failure. max_samples: how many invalid rows are described.
+    (without its line end) is a failure. max_samples: how many invalid rows are described. sort: each batch is
+    sorted by its codes' bytes, for which an index thanks; otherwise it is in file order. instruction_set: one
+    of instruction_sets() instead of the best; the results are the same.
 
     Raises ValueError if an argument is out of range.
     """
 
     cdef fc_extractor core
-    # NOTE: owned while a batch is being filled; the batch takes it over. Kept as a pointer since _PyBytes_Resize may
-    # move it and wants the only reference.
-    cdef PyObject* buffer
-    cdef size_t next_size
     cdef bint running, closed
     cdef _Encoding encoding
+    cdef _Buffers buffers
 
     def __cinit__(self, *, str campaign_id not None, str code_type not None, saved_ms, bint header=False,
                   bint strict=False, max_batch_codes=50_000, max_batch_bytes=47_000_000, max_code_bytes=256,
-                  max_row_bytes=4 << 20, max_samples=100):
+                  max_row_bytes=4 << 20, max_samples=100, bint sort=False, str instruction_set=None):
         cdef bytes campaign = _encoded("campaign_id", campaign_id)
         cdef bytes type_ = _encoded("code_type", code_type)
         cdef int64_t saved = _bounded("saved_ms", saved_ms, -(1 << 63), (1 << 63) - 1)
         cdef fc_options options
         options.header = header
         options.strict = strict
+        options.sort = sort
         options.max_batch_codes = _bounded("max_batch_codes", max_batch_codes, 1, (1 << 31) - 1)
         options.max_batch_bytes = _bounded("max_batch_bytes", max_batch_bytes, 1, (1 << 31) - 1)
         options.max_code_bytes = _bounded("max_code_bytes", max_code_bytes, 1, 1 << 20)
         options.max_row_bytes = _bounded("max_row_bytes", max_row_bytes, 1, 1 << 40)
         options.max_samples = _bounded("max_samples", max_samples, 0, 1_000_000)
         self.encoding = _Encoding(campaign, type_, saved)
-        if not fc_init(&self.core, &options, campaign, len(campaign), type_, len(type_), saved):
+        self.buffers = _Buffers()
+        if not fc_init(&self.core, &options, _instructions(instruction_set), campaign, len(campaign), type_,
+                       len(type_), saved):
             raise MemoryError
         if self.core.bson.statement_fixed + options.max_code_bytes > options.max_batch_bytes:
             raise ValueError("max_batch_bytes has no room for one code of max_code_bytes")
-        # A guess for the first batch; the later ones are sized after the one before.
-        self.next_size = min(options.max_batch_codes * (self.core.bson.document_fixed + 32), options.max_batch_bytes)
 
     def __dealloc__(self):
-        Py_XDECREF(self.buffer)
         fc_free(&self.core)
 
     def feed(self, data not None):
@@ -183,13 +215,11 @@ cdef class Extractor:
                 at = <const uint8_t*>view.buf
                 end = at + view.len
                 while True:
-                    if self.buffer is NULL:
-                        self._open_buffer()
                     with nogil:
                         status = fc_feed(&self.core, &at, end)
                     if status == FC_DONE:
                         break
-                    self._resolve(status, batches)
+                    self._hand_out(status, batches)
             except:
                 self.closed = True  # out of memory: codes are lost, so it must not go on
                 raise
@@ -212,17 +242,13 @@ cdef class Extractor:
         try:
             self.closed = True
             while True:
-                if self.buffer is NULL:
-                    self._open_buffer()
                 with nogil:
                     status = fc_finish(&self.core)
                 if status == FC_DONE:
                     break
-                self._resolve(status, batches)
+                self._hand_out(status, batches)
             if self.core.batch_codes:
-                batches.append(self._close_batch())
-            Py_XDECREF(self.buffer)
-            self.buffer = NULL
+                self._hand_out(FC_BATCH_FULL, batches)
         finally:
             self.running = False
         return batches
@@ -265,39 +291,25 @@ cdef class Extractor:
         self.running = True
         return 0
 
-    cdef int _resolve(self, fc_status status, list batches) except -1:
-        if status == FC_BATCH_FULL:
-            batches.append(self._close_batch())
-        else:
-            self._enlarge_buffer()
-        return 0
-
-    cdef int _open_buffer(self) except -1:
-        self.buffer = PyBytes_FromStringAndSize(NULL, self.next_size)
-        fc_set_output(&self.core, <uint8_t*>PyBytes_AS_STRING(<object>self.buffer), self.next_size)
-        return 0
-
-    cdef int _enlarge_buffer(self) except -1:
-        cdef size_t size = self.core.out_size + self.core.out_size // 2 + self.core.options.max_code_bytes + \
-            self.core.bson.document_fixed
-        _PyBytes_Resize(&self.buffer, size)
-        self.core.out = <uint8_t*>PyBytes_AS_STRING(<object>self.buffer)
-        self.core.out_size = size
-        return 0
-
-    cdef Batch _close_batch(self):
-        cdef Batch batch = Batch.__new__(Batch)
-        cdef size_t used = self.core.out_len
+    cdef int _hand_out(self, fc_status status, list batches) except -1:
+        cdef Batch batch
+        cdef uint8_t* out
+        cdef bint written
+        if status == FC_NO_MEMORY:
+            raise MemoryError
+        batch = Batch.__new__(Batch)
         batch.count = self.core.batch_codes
-        batch.statement_bytes = self.core.batch_statement_bytes
+        batch.statement_bytes = fc_statement_bytes(&self.core)
         batch.encoding = self.encoding
-        self.next_size = used + used // 16 + self.core.options.max_code_bytes + self.core.bson.document_fixed
-        _PyBytes_Resize(&self.buffer, used)
-        batch.encoded = <bytes>self.buffer
-        Py_XDECREF(self.buffer)
-        self.buffer = NULL
-        fc_set_output(&self.core, NULL, 0)
-        return batch
+        batch.encoded = self.buffers.take(fc_document_bytes(&self.core))
+        out = <uint8_t*>PyBytes_AS_STRING(batch.encoded)
+        with nogil:
+            written = fc_write_batch(&self.core, out)
+        if not written:
+            raise MemoryError
+        out[len(batch.encoded)] = 0  # bytes end with a NUL that is not counted, and the writer has overrun it
+        batches.append(batch)
+        return 0
 
     cdef str _reason(self, fc_fault fault):
         if fault == FC_TEXT_AFTER_QUOTE:
@@ -314,8 +326,43 @@ cdef class Extractor:
 
 
 @cython.final
+cdef class _Buffers:
+    """Bytes objects for batches to be written to, used again when nobody else holds them any more.
+
+    Fresh memory costs ten times what the parsing does: the kernel gives it page by page, and zeroed.
+    """
+
+    cdef list buffers
+    cdef size_t room  # bytes that each of them can hold
+
+    def __cinit__(self):
+        self.buffers = []
+
+    cdef bytes take(self, size_t size):
+        """`size` bytes, not initialised, and FC_OVERRUN more behind them."""
+        cdef Py_ssize_t i
+        cdef PyObject* buffer
+        cdef bytes result
+        if size + FC_OVERRUN > self.room:
+            # Somewhat larger than this batch needs, since the next ones differ a little.
+            self.buffers = []
+            self.room = size + size // 16 + FC_OVERRUN
+        for i in range(len(self.buffers)):
+            buffer = PyList_GET_ITEM(self.buffers, i)
+            if fc_bytes_is_free(buffer):
+                fc_bytes_reset(buffer, size)
+                return <bytes>buffer
+        buffer = PyBytes_FromStringAndSize(NULL, self.room)
+        result = <bytes>buffer
+        Py_XDECREF(buffer)
+        self.buffers.append(result)
+        fc_bytes_reset(buffer, size)
+        return result
+
+
+@cython.final
 cdef class Batch:
-    """Codes of one bulk write, encoded, in file order. Immutable; made by an Extractor."""
+    """Codes of one bulk write, encoded. Immutable; made by an Extractor."""
 
     cdef size_t count, statement_bytes
     cdef bytes encoded
@@ -467,6 +514,23 @@ def read_write_reply(bytes reply not None):
     finally:
         fc_reply_free(&r)
     return result
+
+
+def instruction_sets():
+    """Names of the instruction sets that the parser can use on this processor, the best first."""
+    cdef size_t i
+    names = [
+        fc_instruction_sets[i].name.decode() for i in range(FC_INSTRUCTION_SETS) if fc_instruction_sets[i].available()
+    ]
+    return tuple(names)
+
+
+cdef const fc_instruction_set* _instructions(str name) except NULL:
+    cdef size_t i
+    for i in range(FC_INSTRUCTION_SETS):
+        if fc_instruction_sets[i].available() and name in (None, fc_instruction_sets[i].name.decode()):
+            return &fc_instruction_sets[i]
+    raise ValueError("instruction_set must be one of instruction_sets()")
 
 
 cdef bytes _encoded(str name, str value):

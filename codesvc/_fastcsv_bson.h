@@ -42,15 +42,21 @@ enum {
     FC_BSON_INT64 = 0x12,
 };
 
-/* Where things stand in a document, counted from its first byte. */
-#define FC_ID_AT 9 /* [total] 03 "_id\0" */
+/* Where [id] stands in a document: after [total] 03 "_id\0". */
+#define FC_ID_AT 9
+
+/* Runs of bytes are copied in whole blocks: so many bytes past a run's end may be read, or written with anything. */
+#define FC_OVERRUN 64
+
+#define FC_HEADS 64
 
 typedef struct {
     uint8_t *bytes;       /* NOTE: the one allocation; the other pointers lead into it. */
+    uint8_t *heads;       /* `head` with its three lengths set, for codes of 0 to FC_HEADS bytes, head_stride apart */
     uint8_t *head;        /* from [total] to before the code */
     uint8_t *tail;        /* from the code's NUL to the document's end */
     uint8_t *update_tail; /* from the end of `q` to the statement's end */
-    size_t head_len, tail_len, update_tail_len;
+    size_t head_len, tail_len, update_tail_len, head_stride;
     size_t code_len_at;     /* offset of [code] within the document */
     size_t id_fixed;        /* bytes of `_id`, less the code */
     size_t document_fixed;  /* bytes of a document, less the code */
@@ -96,14 +102,23 @@ static inline uint8_t *fc_put_date(uint8_t *at, int64_t saved_ms) {
     return at;
 }
 
+static inline void fc_put_lengths(const fc_template *t, uint8_t *document, size_t code_len) {
+    fc_put_i32(document, t->document_fixed + code_len);
+    fc_put_i32(document + FC_ID_AT, t->id_fixed + code_len);
+    fc_put_i32(document + t->code_len_at, code_len + 1);
+}
+
 /* False when there is no memory. `fc_template_free` in either case. */
 static bool fc_template_init(fc_template *t, const uint8_t *campaign, size_t campaign_len, const uint8_t *type,
                              size_t type_len, int64_t saved_ms) {
     memset(t, 0, sizeof *t);
-    t->bytes = malloc(campaign_len + 2 * type_len + 256);
+    t->head_stride = (campaign_len + 64 + 63) / 64 * 64;
+    size_t heads_len = (FC_HEADS + 1) * t->head_stride;
+    t->bytes = calloc(1, heads_len + campaign_len + 2 * type_len + 256 + FC_OVERRUN);
     if (t->bytes == NULL) return false;
 
-    uint8_t *at = t->head = t->bytes;
+    t->heads = t->bytes;
+    uint8_t *at = t->head = t->bytes + heads_len;
     at = FC_PUT_LITERAL(at, "\0\0\0\0\x03_id\0\0\0\0\0\x02" "campaign_id\0");
     at = fc_put_string(at, campaign, campaign_len);
     at = FC_PUT_LITERAL(at, "\x02" "code\0");
@@ -142,6 +157,10 @@ static bool fc_template_init(fc_template *t, const uint8_t *campaign, size_t cam
     t->id_fixed = t->head_len - FC_ID_AT + 2;
     t->document_fixed = t->head_len + t->tail_len;
     t->statement_fixed = (4 + 3) + (4 + 5) + t->id_fixed + t->update_tail_len;
+    for (size_t len = 0; len <= FC_HEADS; len++) {
+        memcpy(t->heads + len * t->head_stride, t->head, t->head_len);
+        fc_put_lengths(t, t->heads + len * t->head_stride, len);
+    }
     return true;
 }
 
@@ -150,19 +169,8 @@ static void fc_template_free(fc_template *t) {
     memset(t, 0, sizeof *t);
 }
 
-/* Writes t->document_fixed + len bytes and returns their end. */
-static inline uint8_t *fc_put_document(const fc_template *t, uint8_t *at, const uint8_t *code, size_t len) {
-    uint8_t *document = at;
-    at = fc_put(at, t->head, t->head_len);
-    at = fc_put(at, code, len);
-    at = fc_put(at, t->tail, t->tail_len);
-    fc_put_i32(document, t->document_fixed + len);
-    fc_put_i32(document + FC_ID_AT, t->id_fixed + len);
-    fc_put_i32(document + t->code_len_at, len + 1);
-    return at;
-}
-
-/* The statement that upserts one of our own documents. Writes t->statement_fixed + (code's bytes), returns their end. */
+/* The statement that upserts one of our own documents. Writes t->statement_fixed bytes and the code's, returns their
+ * end. */
 static inline uint8_t *fc_put_statement(const fc_template *t, uint8_t *at, const uint8_t *document) {
     size_t id_len = fc_get_u32(document + FC_ID_AT);
     fc_put_i32(at, t->statement_fixed - t->id_fixed + id_len);
@@ -297,7 +305,8 @@ static fc_reply_status fc_read_write_errors(const fc_element *array, fc_reply *r
     fc_elements errors;
     fc_element error, field;
     int more;
-    if (array->type != FC_BSON_ARRAY || !fc_elements_of(&errors, array->value, array->value_end)) return FC_REPLY_INVALID;
+    if (array->type != FC_BSON_ARRAY || !fc_elements_of(&errors, array->value, array->value_end))
+        return FC_REPLY_INVALID;
     while ((more = fc_next_element(&errors, &error)) > 0) {
         fc_elements fields;
         int64_t index = -1, code = 0;
@@ -332,7 +341,7 @@ static fc_reply_status fc_read_write_errors(const fc_element *array, fc_reply *r
     return more < 0 ? FC_REPLY_INVALID : FC_REPLY_OK;
 }
 
-/* Reads the reply of an `insert` or `update` command. Never reads outside bytes[0..len). `fc_reply_free` in any case. */
+/* Reads the reply to an `insert` or `update` command, and nothing outside bytes[0..len). `fc_reply_free` in any case. */
 static fc_reply_status fc_read_reply(const uint8_t *bytes, size_t len, fc_reply *r) {
     fc_elements reply;
     fc_element e, nested;

@@ -1,18 +1,23 @@
-/* Push parser: the first column of each CSV record, checked, written as BSON documents. Plain C: no Python, no I/O.
- *
- * A state machine that takes one byte at a time and can stop and go on at any of them, so that a record may lie in any
- * number of chunks. It keeps no record: of the first column at most max_code_bytes are held, of the others nothing.
+/* Push parser: the first column of each CSV record, checked, encoded as BSON documents. Plain C: no Python, no I/O.
  *
  *   fc_extractor x;
  *   fc_init(&x, ...);
- *   fc_set_output(&x, buffer, size);
- *   while (chunks) while (fc_feed(&x, &at, end) == FC_BATCH_FULL) hand out x.out_len bytes, fc_set_output(...)
- *   while (fc_finish(&x) == FC_BATCH_FULL) the same
- *   hand out the rest; fc_free(&x)
+ *   for each chunk: while (fc_feed(&x, &at, end) == FC_BATCH_FULL) fc_write_batch(&x, documents);
+ *   while (fc_finish(&x) == FC_BATCH_FULL) fc_write_batch(&x, documents);
+ *   if (x.batch_codes) fc_write_batch(&x, documents);
+ *   fc_free(&x);
+ *
+ * Two parsers work hand in hand. The one below takes a byte at a time, can stop and go on at any of them, and knows
+ * all the rules. The one of _fastcsv_scan.h takes 64 bytes at a time, and leaves to this one each record that does not
+ * lie in the chunk from its first byte to its last, or whose quoting is out of order. Neither keeps a record: of the
+ * first column at most max_code_bytes are held, of the others nothing.
+ *
+ * Accepted codes go to the arena, [uint32 length] code, [uint32 length] code …, until the batch is full; then they are
+ * written as documents in one go, in file order or sorted.
  *
  * Rules: RFC 4180, and where it is silent those of Python's csv module with strict=False. What is wrong with a row is
- * told once, in this order: text after a closing quote, a quote open at the end of the file (any column; both come before
- * a blank first column is passed over), too long, control character, not UTF-8.
+ * told once, in this order: text after a closing quote, a quote open at the end of the file (any column, and both even
+ * if the first is blank), too long, control character, not UTF-8.
  */
 #ifndef CODESVC_FASTCSV_CORE_H
 #define CODESVC_FASTCSV_CORE_H
@@ -29,11 +34,8 @@ typedef enum {
     FC_RECORD_TOO_LONG,
 } fc_fault;
 
-typedef enum {
-    FC_DONE,       /* all input taken (or parsing has failed: see `failure`) */
-    FC_BATCH_FULL, /* hand out the batch, set a new output, call again */
-    FC_MORE_ROOM,  /* the output is too small for the batch: enlarge it, call again */
-} fc_status;
+/* After FC_BATCH_FULL and FC_NO_MEMORY the same call goes on where it stopped. */
+typedef enum { FC_DONE, FC_BATCH_FULL, FC_NO_MEMORY } fc_status;
 
 typedef enum { FC_NO_FAILURE, FC_INVALID_ROW, FC_NOT_CSV } fc_failure;
 
@@ -45,19 +47,44 @@ typedef struct {
 } fc_sample;
 
 typedef struct {
-    bool header, strict;
+    bool header, strict, sort;
     size_t max_batch_codes, max_batch_bytes, max_code_bytes, max_samples;
     uint64_t max_row_bytes;
 } fc_options;
 
+#define FC_LENGTH_BYTES 4
+
+static inline uint32_t fc_arena_length(const uint8_t *at) {
+    uint32_t len;
+    memcpy(&len, at, FC_LENGTH_BYTES);
+    return len;
+}
+
+#include "_fastcsv_sort.h"
+
+typedef struct fc_extractor fc_extractor;
+
+/* What is compiled once for each instruction set. */
 typedef struct {
+    const char *name;
+    bool (*available)(void);
+    /* Takes whole records from *at on, which must be where one begins, and moves *at to the first that it leaves to the
+     * other parser. NULL: leave all. */
+    fc_status (*scan)(fc_extractor *x, const uint8_t **at, const uint8_t *end);
+    /* Writes `count` documents, of the codes in `arena` or, if `order` is not NULL, of those that it points to. */
+    void (*write)(const fc_template *t, const uint8_t *arena, const uint8_t *const *order, size_t count, uint8_t *out);
+} fc_instruction_set;
+
+struct fc_extractor {
     fc_options options;
     fc_template bson;
+    const fc_instruction_set *instructions;
 
-    /* The batch. NOTE: `out` is the caller's. */
-    uint8_t *out;
-    size_t out_size, out_len;
-    size_t batch_codes, batch_statement_bytes;
+    /* The batch. */
+    uint8_t *arena;
+    size_t arena_size, arena_len;
+    size_t batch_codes;
+    fc_sorter sorter;
 
     /* The file. */
     uint64_t line; /* of the next byte; the first is 1 */
@@ -77,13 +104,22 @@ typedef struct {
     uint8_t *code;       /* the first max_code_bytes bytes of the first column, unescaped, without leading blanks */
     size_t code_len;     /* of all of them, held or not */
     size_t code_trimmed; /* to the end of the last one that is no blank */
-} fc_extractor;
+    fc_fault field_fault; /* what fc_take_field has found */
+};
 
 #define FC_BOM_PAST 4
+#define FC_ARENA_START 65536
 
-static fc_status fc_take(fc_extractor *x, const uint8_t **at, const uint8_t *end);
-static fc_status fc_end_record(fc_extractor *x, bool end_of_file);
-static fc_fault fc_check_code(const uint8_t *code, size_t len);
+static fc_status fc_parse(fc_extractor *x, const uint8_t **at, const uint8_t *end);
+static fc_status fc_take_record(fc_extractor *x, const uint8_t **at, const uint8_t *end);
+static fc_status fc_end_record(fc_extractor *x);
+static void fc_reject(fc_extractor *x, uint64_t line, fc_fault fault);
+static fc_fault fc_check_code(const fc_extractor *x);
+
+/* The length of the code in x->code; 0 if it is blank. */
+static inline size_t fc_final_len(const fc_extractor *x) {
+    return x->code_trimmed == 0 ? 0 : x->first_quoted ? x->code_len : x->code_trimmed;
+}
 
 static inline void fc_start_record(fc_extractor *x) {
     x->state = FC_FIELD_START;
@@ -96,31 +132,80 @@ static inline void fc_start_record(fc_extractor *x) {
 }
 
 /* False when there is no memory. `fc_free` in either case. */
-static bool fc_init(fc_extractor *x, const fc_options *options, const uint8_t *campaign, size_t campaign_len,
-                    const uint8_t *type, size_t type_len, int64_t saved_ms) {
+static bool fc_init(fc_extractor *x, const fc_options *options, const fc_instruction_set *instructions,
+                    const uint8_t *campaign, size_t campaign_len, const uint8_t *type, size_t type_len,
+                    int64_t saved_ms) {
     memset(x, 0, sizeof *x);
     x->options = *options;
+    x->instructions = instructions;
     x->line = 1;
     x->skip_record = options->header;
     fc_start_record(x);
     x->code = malloc(options->max_code_bytes);
     x->samples = malloc((options->max_samples + 1) * sizeof *x->samples);
-    return fc_template_init(&x->bson, campaign, campaign_len, type, type_len, saved_ms) && x->code && x->samples;
+    x->arena_size = FC_ARENA_START;
+    x->arena = malloc(x->arena_size);
+    bool encodes = fc_template_init(&x->bson, campaign, campaign_len, type, type_len, saved_ms);
+    return encodes && x->code != NULL && x->samples != NULL && x->arena != NULL;
 }
 
 static void fc_free(fc_extractor *x) {
     fc_template_free(&x->bson);
     free(x->code);
     free(x->samples);
+    free(x->arena);
+    fc_sorter_free(&x->sorter);
     memset(x, 0, sizeof *x);
 }
 
-/* An empty output for the next batch. */
-static inline void fc_set_output(fc_extractor *x, uint8_t *out, size_t size) {
-    x->out = out;
-    x->out_size = size;
-    x->out_len = x->batch_codes = x->batch_statement_bytes = 0;
+/* ---- The batch -------------------------------------------------------------------------------------------------- */
+
+static inline size_t fc_code_bytes(const fc_extractor *x) { return x->arena_len - FC_LENGTH_BYTES * x->batch_codes; }
+
+static inline size_t fc_document_bytes(const fc_extractor *x) {
+    return x->batch_codes * x->bson.document_fixed + fc_code_bytes(x);
 }
+
+static inline size_t fc_statement_bytes(const fc_extractor *x) {
+    return x->batch_codes * x->bson.statement_fixed + fc_code_bytes(x);
+}
+
+static fc_status fc_reserve(fc_extractor *x, size_t len) {
+    size_t needed = x->arena_len + FC_LENGTH_BYTES + len + FC_OVERRUN, size = x->arena_size;
+    if (needed <= size) return FC_DONE;
+    while (size < needed) size *= 2;
+    uint8_t *grown = realloc(x->arena, size);
+    if (grown == NULL) return FC_NO_MEMORY;
+    x->arena = grown;
+    x->arena_size = size;
+    return FC_DONE;
+}
+
+static fc_status fc_append(fc_extractor *x, const uint8_t *code, size_t len) {
+    if (x->batch_codes == x->options.max_batch_codes) return FC_BATCH_FULL;
+    /* A statement is the larger of the two forms. */
+    if (fc_statement_bytes(x) + x->bson.statement_fixed + len > x->options.max_batch_bytes) return FC_BATCH_FULL;
+    fc_status status = fc_reserve(x, len);
+    if (status != FC_DONE) return status;
+    uint32_t prefix = (uint32_t)len;
+    memcpy(x->arena + x->arena_len, &prefix, FC_LENGTH_BYTES);
+    memcpy(x->arena + x->arena_len + FC_LENGTH_BYTES, code, len);
+    x->arena_len += FC_LENGTH_BYTES + len;
+    x->batch_codes++;
+    x->codes++;
+    return FC_DONE;
+}
+
+/* Writes the batch, fc_document_bytes(x) long, to `out`, which must have room for FC_OVERRUN bytes more; and begins the
+ * next batch. False, and nothing done, when there is no memory to sort in. */
+static bool fc_write_batch(fc_extractor *x, uint8_t *out) {
+    if (x->options.sort && !fc_sort(&x->sorter, x->arena, x->batch_codes)) return false;
+    x->instructions->write(&x->bson, x->arena, x->options.sort ? x->sorter.codes : NULL, x->batch_codes, out);
+    x->arena_len = x->batch_codes = 0;
+    return true;
+}
+
+/* ---- The file --------------------------------------------------------------------------------------------------- */
 
 /* Takes bytes from *at on, and moves it to the first one not taken. */
 static fc_status fc_feed(fc_extractor *x, const uint8_t **at, const uint8_t *end) {
@@ -134,13 +219,16 @@ static fc_status fc_feed(fc_extractor *x, const uint8_t **at, const uint8_t *end
             x->bom++;
             ++*at;
         } else {
-            /* Not a mark after all: what looked like one is the file's first bytes. No batch can fill up on two. */
+            /* Not a mark after all: what looked like one is the file's first bytes. No record ends in them. */
             const uint8_t *begin = mark, *seen = mark + x->bom;
             x->bom = FC_BOM_PAST;
-            fc_take(x, &begin, seen);
+            fc_take_record(x, &begin, seen);
         }
     }
-    return fc_take(x, at, end);
+    fc_status status = fc_parse(x, at, end);
+    /* A batch is handed out with its last code, not when the next one comes. */
+    if (status == FC_DONE && x->batch_codes == x->options.max_batch_codes) return FC_BATCH_FULL;
+    return status;
 }
 
 /* The end of the file: what stands in the last line, if it has no newline. Nothing after a failure. */
@@ -149,18 +237,40 @@ static fc_status fc_finish(fc_extractor *x) {
         static const uint8_t mark[2] = {0xef, 0xbb};
         const uint8_t *begin = mark, *seen = mark + x->bom;
         x->bom = FC_BOM_PAST;
-        fc_take(x, &begin, seen);
+        fc_take_record(x, &begin, seen);
     }
     if (x->failure != FC_NO_FAILURE || x->record_bytes == 0) return FC_DONE;
     if (x->state == FC_QUOTED && x->fault == FC_FINE) x->fault = FC_OPEN_QUOTE;
-    return fc_end_record(x, true);
+    fc_status status = fc_end_record(x);
+    if (status == FC_DONE) fc_start_record(x);
+    return status;
 }
 
-static inline void fc_fail(fc_extractor *x, fc_failure failure, fc_fault fault) {
+static fc_status fc_parse(fc_extractor *x, const uint8_t **at, const uint8_t *end) {
+    bool scan = x->instructions->scan != NULL;
+    while (*at < end && x->failure == FC_NO_FAILURE) {
+        fc_status status;
+        if (scan && x->record_bytes == 0 && !x->skip_record) {
+            if (x->after_cr && **at == '\n') ++*at;
+            x->after_cr = false;
+            status = x->instructions->scan(x, at, end);
+            if (status != FC_DONE) return status;
+            fc_start_record(x);
+            if (*at == end || x->failure != FC_NO_FAILURE) break;
+        }
+        status = fc_take_record(x, at, end);
+        if (status != FC_DONE) return status;
+    }
+    return FC_DONE;
+}
+
+static inline void fc_fail(fc_extractor *x, fc_failure failure, uint64_t line, fc_fault fault) {
     x->failure = failure;
-    x->failed.line = x->record_line;
+    x->failed.line = line;
     x->failed.fault = fault;
 }
+
+/* ---- Byte by byte ----------------------------------------------------------------------------------------------- */
 
 static inline void fc_add_to_code(fc_extractor *x, uint8_t c) {
     bool blank = c == ' ' || c == '\t';
@@ -170,35 +280,46 @@ static inline void fc_add_to_code(fc_extractor *x, uint8_t c) {
     if (!blank) x->code_trimmed = x->code_len;
 }
 
-static fc_status fc_take(fc_extractor *x, const uint8_t **at, const uint8_t *end) {
+/* The first byte from p on that may matter in a later column. */
+static inline const uint8_t *fc_skip_content(fc_state state, const uint8_t *p, const uint8_t *end) {
+    if (state == FC_UNQUOTED)
+        while (p < end && *p != ',' && *p != '\n' && *p != '\r') p++;
+    else if (state == FC_QUOTED)
+        while (p < end && *p != '"' && *p != '\n' && *p != '\r') p++;
+    return p;
+}
+
+/* Up to the end of the record, or of the bytes, or to a failure. */
+static fc_status fc_take_record(fc_extractor *x, const uint8_t **at, const uint8_t *end) {
     const uint8_t *p = *at;
     fc_status status = FC_DONE;
-    while (p < end && x->failure == FC_NO_FAILURE) {
+    while (p < end) {
+        if (!x->first_column && !x->after_cr) {
+            const uint8_t *content = p;
+            uint64_t allowed = x->options.max_row_bytes - x->record_bytes;
+            p = fc_skip_content(x->state, p, (uint64_t)(end - p) < allowed ? end : p + allowed);
+            x->record_bytes += (uint64_t)(p - content);
+            if (p == end) break;
+        }
         uint8_t c = *p;
         bool ends_line = (c == '\n' && !x->after_cr) || c == '\r';
         if ((c == '\n' || c == '\r') && x->state != FC_QUOTED) {
-            if (c == '\n' && x->after_cr) { /* the CR has ended the record */
+            if (!ends_line) { /* the CR before it has ended the record */
                 x->after_cr = false;
                 p++;
                 continue;
             }
-            status = fc_end_record(x, false);
-            /* NOTE: with FC_MORE_ROOM, and with FC_BATCH_FULL for a code that did not fit, nothing has changed, and this
-             * same byte comes again. */
-            if (status != FC_DONE) break;
-            if (x->failure != FC_NO_FAILURE) break;
+            status = fc_end_record(x);
+            /* NOTE: unless it is done, nothing has changed, and this same byte comes again. */
+            if (status != FC_DONE || x->failure != FC_NO_FAILURE) break;
             x->line++;
             x->after_cr = c == '\r';
             p++;
             fc_start_record(x);
-            if (x->batch_codes == x->options.max_batch_codes) {
-                status = FC_BATCH_FULL;
-                break;
-            }
-            continue;
+            break;
         }
         if (x->record_bytes == x->options.max_row_bytes) {
-            fc_fail(x, FC_NOT_CSV, FC_RECORD_TOO_LONG);
+            fc_fail(x, FC_NOT_CSV, x->record_line, FC_RECORD_TOO_LONG);
             break;
         }
         x->record_bytes++;
@@ -247,43 +368,34 @@ static fc_status fc_take(fc_extractor *x, const uint8_t **at, const uint8_t *end
     return status;
 }
 
-/* Decides on the record that ends here. FC_DONE, or nothing has changed and the call must be repeated with more room. */
-static fc_status fc_end_record(fc_extractor *x, bool end_of_file) {
+static fc_status fc_end_record(fc_extractor *x) {
     if (x->skip_record) {
         x->skip_record = false;
-        if (end_of_file) fc_start_record(x);
         return FC_DONE;
     }
-    fc_fault fault = x->fault;
-    size_t len = x->first_quoted ? x->code_len : x->code_trimmed;
-    if (fault == FC_FINE) {
-        if (x->code_trimmed == 0) len = 0; /* blank: passed over */
-        else if (len > x->options.max_code_bytes) fault = FC_TOO_LONG;
-        else fault = fc_check_code(x->code, len);
-    }
+    fc_fault fault = x->fault != FC_FINE ? x->fault : fc_check_code(x);
     if (fault != FC_FINE) {
-        if (x->invalid_count < x->options.max_samples) {
-            x->samples[x->invalid_count].line = x->record_line;
-            x->samples[x->invalid_count].fault = fault;
-        }
-        x->invalid_count++;
-        if (x->options.strict) fc_fail(x, FC_INVALID_ROW, fault);
-    } else if (len > 0) {
-        if (x->batch_statement_bytes + x->bson.statement_fixed + len > x->options.max_batch_bytes) return FC_BATCH_FULL;
-        if (x->out_len + x->bson.document_fixed + len > x->out_size) return FC_MORE_ROOM;
-        fc_put_document(&x->bson, x->out + x->out_len, x->code, len);
-        x->out_len += x->bson.document_fixed + len;
-        x->batch_statement_bytes += x->bson.statement_fixed + len;
-        x->batch_codes++;
-        x->codes++;
+        fc_reject(x, x->record_line, fault);
+        return FC_DONE;
     }
-    if (end_of_file) fc_start_record(x);
-    return FC_DONE;
+    return x->code_trimmed == 0 ? FC_DONE : fc_append(x, x->code, fc_final_len(x));
+}
+
+static void fc_reject(fc_extractor *x, uint64_t line, fc_fault fault) {
+    if (x->invalid_count < x->options.max_samples) {
+        x->samples[x->invalid_count].line = line;
+        x->samples[x->invalid_count].fault = fault;
+    }
+    x->invalid_count++;
+    if (x->options.strict) fc_fail(x, FC_INVALID_ROW, line, fault);
 }
 
 /* Control characters before UTF-8, wherever in the code they stand. */
-static fc_fault fc_check_code(const uint8_t *code, size_t len) {
+static fc_fault fc_check_code(const fc_extractor *x) {
+    const uint8_t *code = x->code;
+    size_t len = fc_final_len(x);
     bool ascii = true;
+    if (len > x->options.max_code_bytes) return FC_TOO_LONG;
     for (size_t i = 0; i < len; i++) {
         if (code[i] < 0x20 || code[i] == 0x7f) return FC_CONTROL_CHARACTER;
         ascii &= code[i] < 0x80;
@@ -294,8 +406,9 @@ static fc_fault fc_check_code(const uint8_t *code, size_t len) {
         uint8_t c = code[i++], low = 0x80, high = 0xbf;
         int more;
         if (c < 0x80) continue;
-        else if (c >= 0xc2 && c <= 0xdf) more = 1;
-        else if (c >= 0xe0 && c <= 0xef) {
+        if (c >= 0xc2 && c <= 0xdf) {
+            more = 1;
+        } else if (c >= 0xe0 && c <= 0xef) {
             more = 2;
             if (c == 0xe0) low = 0xa0;
             if (c == 0xed) high = 0x9f;
@@ -303,11 +416,68 @@ static fc_fault fc_check_code(const uint8_t *code, size_t len) {
             more = 3;
             if (c == 0xf0) low = 0x90;
             if (c == 0xf4) high = 0x8f;
-        } else return FC_NOT_UTF8;
+        } else {
+            return FC_NOT_UTF8;
+        }
         for (; more > 0; more--, i++, low = 0x80, high = 0xbf)
             if (i == len || code[i] < low || code[i] > high) return FC_NOT_UTF8;
     }
     return FC_FINE;
 }
+
+/* ---- What the scan leaves to be done with care ------------------------------------------------------------------ */
+
+/* How many codes of at most `longest` bytes the batch and the arena have room for. */
+static size_t fc_room(fc_extractor *x, size_t longest) {
+    size_t codes = x->options.max_batch_codes - x->batch_codes;
+    size_t by_bytes = (x->options.max_batch_bytes - fc_statement_bytes(x)) / (x->bson.statement_fixed + longest);
+    if (by_bytes < codes) codes = by_bytes;
+    if (codes > 1024) codes = 1024;
+    return fc_reserve(x, codes * (FC_LENGTH_BYTES + longest)) == FC_DONE ? codes : 0;
+}
+
+/* Takes over `count` codes that were put behind the arena's end and go up to `out`. */
+static inline void fc_settle(fc_extractor *x, const uint8_t *out, size_t count) {
+    x->arena_len = (size_t)(out - x->arena);
+    x->batch_codes += count;
+    x->codes += count;
+}
+
+/* The first column of a record that starts at `field` and whose quoting is in order; the next record starts at `next`.
+ * Trims or unescapes it, checks it (field_fault), and appends it if it is neither blank nor at fault. Unless it returns
+ * FC_DONE, nothing has changed. `room` is what fc_room(x, longest) said, less what has been used of it since. */
+static fc_status fc_take_field(fc_extractor *x, const uint8_t *field, const uint8_t *next, size_t longest,
+                               size_t *room) {
+    x->first_quoted = *field == '"';
+    x->code_len = x->code_trimmed = 0;
+    field += x->first_quoted;
+    for (; field < next; field++) {
+        uint8_t c = *field;
+        if (x->first_quoted) {
+            if (c == '"' && (++field == next || *field != '"')) break;
+        } else if (c == ',' || c == '\n' || c == '\r') {
+            break;
+        }
+        fc_add_to_code(x, c);
+    }
+    x->field_fault = fc_check_code(x);
+    if (x->field_fault == FC_FINE && x->code_trimmed != 0) {
+        fc_status status = fc_append(x, x->code, fc_final_len(x));
+        if (status != FC_DONE) return status;
+        *room = *room > 0 && fc_final_len(x) <= longest ? *room - 1 : 0;
+    }
+    if (*room == 0) *room = fc_room(x, longest);
+    return FC_DONE;
+}
+
+/* The line of `at`, if that of `known` is `line`. No line ends before `begin` matter. */
+static uint64_t fc_line_of(const uint8_t *at, const uint8_t *known, const uint8_t *begin, uint64_t line) {
+    const uint8_t *p = at < known ? at : known, *q = at < known ? known : at;
+    uint64_t count = 0;
+    for (; p < q; p++) count += *p == '\r' || (*p == '\n' && !(p > begin && p[-1] == '\r'));
+    return at < known ? line - count : line + count;
+}
+
+#include "_fastcsv_simd.h"
 
 #endif

@@ -5,10 +5,12 @@ from typing import TypedDict, Unpack
 
 from twin import Outcome
 
-from codesvc._fastcsv import Batch, Extractor
+from codesvc._fastcsv import Batch, Extractor, instruction_sets
 
 WHOLE = 0
 CHUNK_SIZES = (1, 2, 17, 4096, WHOLE)
+
+INSTRUCTION_SETS = instruction_sets()
 
 CAMPAIGN_ID = "12345"
 SAVED_MS = 1_700_000_000_123
@@ -22,6 +24,8 @@ class Options(TypedDict, total=False):
     max_code_bytes: int
     max_row_bytes: int
     max_samples: int
+    sort: bool
+    instruction_set: str | None
 
 
 def extractor(**options: Unpack[Options]) -> Extractor:

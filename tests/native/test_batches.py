@@ -8,7 +8,7 @@ import bson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import CAMPAIGN_ID, CHUNK_SIZES, SAVED_MS, batches, extractor
+from support import CAMPAIGN_ID, CHUNK_SIZES, INSTRUCTION_SETS, SAVED_MS, batches, extractor
 
 from codesvc._fastcsv import Batch, Extractor
 
@@ -146,6 +146,49 @@ def test_codes_longer_than_those_before_them_find_room() -> None:
     made = batches(extractor(max_batch_codes=1000), "\n".join(codes).encode())
     assert [len(batch) for batch in made] == [1000] * 5
     assert [code for batch in made for code in batch.codes()] == codes
+
+
+def test_the_hash_of_documents_is_their_own() -> None:
+    """Buffers are used again: what was remembered of the earlier content must not be."""
+    x = extractor(max_batch_codes=1)
+    for code in ("A", "B", "CC", "D"):
+        (batch,) = x.feed(f"{code}\n".encode())
+        documents = batch.documents
+        assert hash(documents) == hash(document(code))
+        assert documents == document(code)
+        assert bytearray(documents) == document(code)
+        assert len({documents, document(code)}) == 1
+        del batch, documents
+
+
+def test_views_keep_their_bytes_while_buffers_are_used_again() -> None:
+    x = extractor(max_batch_codes=10)
+    views = []
+    expected = []
+    for start in range(0, 1000, 10):
+        codes = [f"{number:04}" for number in range(start, start + 10)]
+        (batch,) = x.feed("".join(f"{code}\n" for code in codes).encode())
+        if start % 30 == 0:
+            views.append(memoryview(batch.documents))
+            expected.append(b"".join(map(document, codes)))
+        del batch
+    assert [bytes(view) for view in views] == expected
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_any_length_of_campaign_and_code(instruction_set: str) -> None:
+    codes = ["k" * length for length in range(1, 257)]
+    for length in (1, 17, 18, 22, 23, 24, 49, 50, 128, 1024):
+        x = Extractor(
+            campaign_id="c" * length, code_type="external", saved_ms=SAVED_MS, instruction_set=instruction_set
+        )
+        (batch,) = batches(x, "\n".join(codes).encode())
+        assert batch.documents == b"".join(
+            document(code, campaign_id="c" * length, code_type="external") for code in codes
+        )
+        assert batch.upserts([0, 255]) == b"".join(
+            upsert(code, campaign_id="c" * length, code_type="external") for code in (codes[0], codes[255])
+        )
 
 
 def test_a_batch_made_by_hand_is_empty() -> None:

@@ -115,6 +115,8 @@ def test_reasons_hold_nothing_of_the_file() -> None:
         {"max_row_bytes": 0},
         {"max_samples": -1},
         {"max_samples": 1 << 70},
+        {"instruction_set": "mmx"},
+        {"instruction_set": ""},
     ],
 )
 def test_nonsense_is_a_value_error(nonsense: dict[str, object]) -> None:

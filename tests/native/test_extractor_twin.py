@@ -2,12 +2,13 @@
 
 import csv
 import io
+import itertools
 
 import pytest
 import twin
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import CHUNK_SIZES, Options, extract, extractor
+from support import CHUNK_SIZES, INSTRUCTION_SETS, Options, extract, extractor
 
 STRUCTURE = [b'"', b'""', b",", b"\r", b"\n", b"\r\n", b" ", b"\t"]
 CONTENT = [b"A", b"code-1", "ü".encode(), "😀".encode(), b"z" * 7, b"z" * 8, b"z" * 9, b"x" * 61]
@@ -40,8 +41,10 @@ def same_as_twin(data: bytes, **options: object) -> None:
         max_code_bytes=chosen["max_code_bytes"],
         max_row_bytes=chosen["max_row_bytes"],
     )
-    for chunk_size in CHUNK_SIZES:
-        assert extract(data, chunk_size=chunk_size, **chosen) == expected, f"chunks of {chunk_size or 'all'}"
+    for chosen["instruction_set"], chunk_size in itertools.product(INSTRUCTION_SETS, CHUNK_SIZES):
+        assert extract(data, chunk_size=chunk_size, **chosen) == expected, (
+            f"{chosen['instruction_set']}, chunks of {chunk_size or 'all'}"
+        )
 
 
 @settings(max_examples=400, deadline=None)
