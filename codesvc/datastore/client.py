@@ -13,8 +13,9 @@ from typing import Any, Final
 import pymongo
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, ReadPreference
 from pymongo.errors import ConfigurationError
+from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from codesvc.datastore.failures import translated
@@ -22,6 +23,8 @@ from codesvc.errors import SettingsError
 from codesvc.settings import Driver, Settings
 
 COLLECTION: Final = "codes"
+
+_READ_CONCERN: Final = ReadConcern("local")
 
 # The two drivers share no base class; what codesvc calls on them is the same by name.
 AsyncClient = Any
@@ -57,8 +60,8 @@ class Mongo:
         make = AsyncMongoClient if settings.mongo_driver is Driver.PYMONGO else AsyncIOMotorClient
         self.timeout = settings.mongo_timeout
         self.write_concern = WriteConcern(w=settings.write_concern, j=settings.write_journal)
-        # Keyword options lose against nothing in the URI: the write concern is codesvc's own setting, since the
-        # counts that a reply promises depend on it.
+        # What a reply promises depends on the write concern, and on reading where one writes; so these are codesvc's
+        # own, whatever the URI says. Keyword options win over it.
         try:
             self.client: AsyncClient = make(
                 settings.mongo_uri,
@@ -80,6 +83,8 @@ class Mongo:
             settings.mongo_database,
             codec_options=CodecOptions(tz_aware=True),
             write_concern=self.write_concern,
+            read_preference=ReadPreference.PRIMARY,
+            read_concern=_READ_CONCERN,
         )
         self.codes: AsyncCollection = self.database[COLLECTION]
         self._deployment: Deployment | None = None
@@ -128,7 +133,11 @@ async def transaction(mongo: Mongo) -> AsyncIterator[AsyncSession]:
     session = await mongo.session()
     try:
         # A coroutine in PyMongo's asyncio client, a plain call in Motor.
-        started = session.start_transaction(write_concern=mongo.write_concern)
+        started = session.start_transaction(
+            read_concern=_READ_CONCERN,
+            write_concern=mongo.write_concern,
+            read_preference=ReadPreference.PRIMARY,
+        )
         if isawaitable(started):
             await started
         yield session

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+
 from codesvc.datastore.client import Mongo
 from codesvc.datastore.codes import CodeStore
 from codesvc.datastore.indexes import ensure_indexes
@@ -32,6 +34,22 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.now
+
+
+class Commands(CommandListener):
+    """Keeps the commands that the driver sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.sent.append(dict(event.command))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
 
 
 class MemoryStream:
@@ -110,10 +128,12 @@ class Rig:
 
 
 @asynccontextmanager
-async def opened(uri: str, database: str, **overrides: Any) -> AsyncIterator[Rig]:
-    """Open a rig; ``overrides`` are settings by name."""
+async def opened(
+    uri: str, database: str, *, listeners: Sequence[CommandListener] = (), **overrides: Any
+) -> AsyncIterator[Rig]:
+    """Open a rig; ``overrides`` are settings by name, ``listeners`` are told of the driver's commands."""
     settings = load_settings(mongo_uri=uri, mongo_database=database, **{"mongo_timeout": 10.0, **overrides})
-    mongo = Mongo(settings)
+    mongo = Mongo(settings, event_listeners=listeners)
     try:
         telemetry = Telemetry()
         store = CodeStore(mongo, telemetry, settings.write_strategy)
