@@ -1,0 +1,115 @@
+"""A standalone server: no transactions and no retryable writes, the same results."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from rig import CAMPAIGN, START, TTL, Documents, Rig, Rigs, document, numbered, stored
+
+from codesvc.local.mongod import find_mongod
+from codesvc.local.process import LOOPBACK, ChildProcess, free_port, wait_for_port
+from codesvc.models import ChangeCounts, CodeType, Counts, Status, UploadCounts
+
+
+@pytest.fixture(scope="module")
+def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a mongod that is a member of no set."""
+    directory = tmp_path_factory.mktemp("standalone")
+    port = free_port()
+    arguments = [find_mongod(), "--dbpath", directory, "--bind_ip", LOOPBACK, "--port", str(port)]
+    arguments += ["--wiredTigerCacheSizeGB", "0.25", "--nounixsocket"]
+    process = ChildProcess(arguments, name="mongod", log=directory / "mongod.log")
+    process.start()
+    try:
+        wait_for_port(process, port, limit=60)
+        yield f"mongodb://{LOOPBACK}:{port}/"
+    finally:
+        process.stop()
+
+
+@pytest.fixture
+def documents(standalone: str) -> Iterator[Documents]:
+    """The collection of codes, empty, seen from outside."""
+    with MongoClient[dict[str, Any]](standalone, tz_aware=True) as client:
+        client["test"].drop_collection("codes")
+        yield client["test"]["codes"]
+
+
+@pytest.fixture
+async def rigs(standalone: str, documents: Documents) -> AsyncIterator[Rigs]:
+    """Open rigs on it."""
+    async with AsyncExitStack() as stack:
+        yield Rigs(standalone, "test", stack)
+
+
+@pytest.mark.parametrize("strategy", ["insert-first", "upsert"])
+async def test_uploads(rigs: Rigs, documents: Documents, driver: str, strategy: str) -> None:
+    rig = await rigs(mongo_driver=driver, write_strategy=strategy, batch_size=50, write_concurrency=4)
+    codes = numbered(500)
+    assert await rig.upload(codes[:300]) == UploadCounts(inserted=300)
+    assert await rig.upload(codes * 2) == UploadCounts(inserted=200, updated=800)
+    first, second = await asyncio.gather(
+        rig.upload(numbered(500, start=400)), rig.upload(numbered(500, start=400)[::-1])
+    )
+    assert first.inserted + second.inserted == 400
+    assert first.total == second.total == 500
+    assert documents.count_documents({}) == 900
+
+
+async def test_the_life_of_a_code(rig: Rig, documents: Documents) -> None:
+    await rig.upload(numbered(10))
+    lent = await rig.reserve(4)
+    assert len(set(lent)) == 4
+    assert await rig.inventory.assign(CAMPAIGN, lent[:1]) == ChangeCounts(1, 1)
+    assert await rig.inventory.release(CAMPAIGN, lent[:2]) == ChangeCounts(2, 1)
+    assert await rig.inventory.count(CAMPAIGN, CodeType.TM) == Counts(7, 2, 1)
+    assert await rig.inventory.count_status(CAMPAIGN, CodeType.TM, Status.RESERVED) == 2
+    rig.clock.now += TTL
+    assert len(await rig.reserve(100)) == 9
+    assert await rig.reserve(1) == []
+    assert stored(documents)[lent[0]]["date"]["assigned"] == START
+
+
+async def test_callers_drain_the_stock(rig: Rig, documents: Documents) -> None:
+    codes = numbered(1_000)
+    expired = START - TTL - timedelta(days=1)
+    documents.insert_many(
+        [document(code) for code in codes[:900]]
+        + [document(code, reserved=expired, reserve_id="old") for code in codes[900:]]
+    )
+    replies: list[list[str]] = []
+
+    async def caller() -> None:
+        while taken := await rig.reserve(10):
+            replies.append(taken)
+
+    await asyncio.gather(*(caller() for _ in range(16)))
+    assert {len(reply) for reply in replies} == {10}
+    assert sorted(code for reply in replies for code in reply) == codes
+
+
+async def test_two_processes_lend_no_code_twice(rigs: Rigs, documents: Documents) -> None:
+    codes = numbered(1_000)
+    documents.insert_many([document(code) for code in codes])
+    services = [await rigs(mongo_driver=name) for name in ("motor", "pymongo")]
+    lent: Counter[str] = Counter()
+
+    async def caller(rig: Rig) -> None:
+        while taken := await rig.reserve(10):
+            lent.update(taken)
+
+    await asyncio.gather(*(caller(rig) for rig in services for _ in range(4)))
+    assert lent == Counter(codes)
+
+
+async def test_a_reservation_larger_than_a_message(rigs: Rigs) -> None:
+    # The limit on one reserve may be raised; the ids of 40,000 of the longest codes exceed a document's 16 MiB.
+    rig = await rigs(mongo_timeout=28)
+    codes = [f"{number:0256d}" for number in range(40_000)]
+    await rig.upload(codes, campaign_id="c" * 128)
+    assert sorted(await rig.reserve(40_000, campaign_id="c" * 128)) == codes
