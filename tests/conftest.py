@@ -14,7 +14,8 @@ from pymongo import MongoClient
 
 # The native core has no stand-in: without it, the suite must not start.
 import codesvc._fastcsv
-from codesvc.local.mongod import BINARY_VARIABLE, Mongod, MongodOptions
+from codesvc.local.mongod import BINARY_VARIABLE, Mongod, MongodOptions, find_mongod
+from codesvc.local.process import LocalStackError
 from codesvc.local.s3 import ENVIRONMENT, S3Endpoint
 
 assert codesvc._fastcsv.__file__.endswith(".so"), "codesvc._fastcsv is not the built extension"
@@ -33,6 +34,11 @@ os.environ.update(ENVIRONMENT)
 @pytest.fixture(scope="session")
 def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     """One mongod, a replica set of one node, with fail points; not to start is to fail."""
+    try:
+        find_mongod()
+    except LocalStackError as error:
+        # One line instead of as many errors as there are tests.
+        pytest.exit(str(error), returncode=1)
     options = MongodOptions(set_parameters={"enableTestCommands": 1})
     with Mongod(tmp_path_factory.mktemp("mongod"), options=options) as server:
         yield server
