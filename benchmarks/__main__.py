@@ -1,16 +1,30 @@
-"""Runs the suites and writes the report: `python -m benchmarks --help`."""
+"""Runs the suites and writes the report."""
 
 import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks import load
+from benchmarks.bench import Bench, single, three
 from benchmarks.report import Report
+from benchmarks.suites import durability, latency, load, scale, tuning
 
 OUT: Final = Path("build/bench")
+
+Place = Callable[[Path, Path], AbstractContextManager[Bench]]
+SUITES: Final[dict[str, tuple[Place, Callable[[Bench, Report, int], None]]]] = {
+    "load": (single, load.run),
+    "scale": (single, scale.run),
+    "latency": (single, latency.run),
+    "tuning": (single, tuning.run),
+    "durability": (three, durability.run),
+    "tuning-three": (three, partial(tuning.run, nodes=3)),
+}
 
 
 def main() -> int:
@@ -20,20 +34,22 @@ def main() -> int:
         "--quick", action="store_true", help="once and small: shows that everything still runs"
     )
     parser.add_argument(
-        "--suite", action="append", choices=sorted(load.SUITES), help="only this one; may be repeated"
+        "--suite", action="append", choices=list(SUITES), help="only this one; may be repeated"
     )
     parser.add_argument("--rounds", type=int, help="rounds of each comparison (5; 1 with --quick)")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"where the report goes ({OUT})")
     options = parser.parse_args()
     report = Report(quick=options.quick)
     rounds = options.rounds or (1 if options.quick else 5)
-    scratch = Path(tempfile.mkdtemp(prefix="codesvc-bench-"))
-    try:
-        with load.bench(scratch, options.out / "files") as bench:
-            for name in options.suite or load.SUITES:
-                load.SUITES[name](bench, report, rounds)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    for name in options.suite or SUITES:
+        place, run = SUITES[name]
+        # A new MongoDB for each: none inherits another's cache.
+        scratch = Path(tempfile.mkdtemp(prefix="codesvc-bench-"))
+        try:
+            with place(scratch, options.out / "files") as bench:
+                run(bench, report, rounds)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     report.show()
     sys.stdout.write(f"\n{report.write(options.out)}\n")
     return 1 if any(target.met is None for target in report.targets) else 0

@@ -6,6 +6,7 @@
 | wide | the code and 10 further columns, together 200 bytes |
 """
 
+import random
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -53,14 +54,28 @@ def records(start: int, stop: int, profile: Profile, *, seed: int = 0) -> bytes:
 
 
 def write_file(
-    path: Path, count: int, profile: Profile = Profile.NARROW, *, seed: int = 0, first: int = 0
+    path: Path,
+    count: int,
+    profile: Profile = Profile.NARROW,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    shuffled: bool = False,
 ) -> Path:
-    """Write ``count`` records, from the code number ``first`` on, unless the file is there already."""
+    """Write ``count`` records, from the code number ``first`` on, unless the file is there already.
+
+    ``shuffled`` puts them in a random order, which needs memory for all of them.
+    """
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     with draft.open("wb") as out:
+        if shuffled:
+            lines = records(first, first + count, profile, seed=seed).splitlines(keepends=True)
+            random.Random(seed).shuffle(lines)
+            out.writelines(lines)
+            count = 0
         for start in range(first, first + count, _BLOCK):
             out.write(records(start, min(start + _BLOCK, first + count), profile, seed=seed))
     return draft.rename(path)

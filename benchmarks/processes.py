@@ -78,6 +78,16 @@ class ServiceUnderTest:
             raise RuntimeError(f"{method} {path}: {response.status} {reply}")
         return reply
 
+    def metric(self, name: str) -> float:
+        """Read one metric without labels."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        try:
+            connection.request("GET", "/metrics")
+            lines = connection.getresponse().read().decode().splitlines()
+        finally:
+            connection.close()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
 
 @contextmanager
 def service(

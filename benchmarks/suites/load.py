@@ -1,0 +1,56 @@
+"""How fast codes come in, from the request to the reply: new ones, known ones, mixed; narrow rows and wide ones."""
+
+from benchmarks.bench import REFERENCE, Bench, Step, add_table, at_least, take_turns
+from benchmarks.data import Profile
+from benchmarks.report import Report, Target
+
+NEW = "new"
+KNOWN = "known"
+MIXED = "half known"
+WIDE = "new, wide"
+
+
+def run(bench: Bench, report: Report, rounds: int) -> None:
+    """Compare codesvc with its readable reference and with the wire ceiling."""
+    count = 100_000 if report.quick else 2_000_000
+    narrow = bench.file(count)
+    wide = bench.file(count, Profile.WIDE, seed=1)
+    half = bench.file(count // 2, seed=2)
+    mixed = bench.file(count, seed=2, shuffled=True)
+    connections = 2 if report.quick else bench.best_connections(narrow)
+    ceiling = f"wire ceiling ({connections} connections)"
+    two_ways = (Step(NEW, narrow), Step(KNOWN, narrow, known=count))
+    half_known = (Step("half", half, timed=False), Step(MIXED, mixed, known=count // 2))
+
+    table = take_turns(
+        f"load {count:,}",
+        count,
+        {
+            ceiling: lambda: {NEW: bench.ceiling(narrow, connections)},
+            "codesvc": lambda: (
+                bench.uploads(two_ways) | bench.uploads((Step(WIDE, wide),)) | bench.uploads(half_known)
+            ),
+            "reference": lambda: bench.uploads(two_ways, REFERENCE) | bench.uploads(half_known, REFERENCE),
+        },
+        rounds=rounds,
+    )
+    add_table(
+        report,
+        f"Load {count:,} codes",
+        table,
+        "The reference is bulk_write of UpdateOne(upsert=True), 4 in flight.",
+    )
+    base = table[ceiling, NEW]
+    report.targets += [
+        at_least("new codes, of the wire ceiling", table["codesvc", NEW], base, 0.90),
+        at_least("new codes in wide rows, of the wire ceiling", table["codesvc", WIDE], base, 0.85),
+        at_least("new codes, times the reference", table["codesvc", NEW], table["reference", NEW], 5),
+        at_least("known codes, times the reference", table["codesvc", KNOWN], table["reference", KNOWN], 4),
+        at_least("half known, times the reference", table["codesvc", MIXED], table["reference", MIXED], 3),
+        _cpu_target([one.client_cpu for one in table["codesvc", NEW].runs], count),
+    ]
+
+
+def _cpu_target(seconds: list[float], count: int) -> Target:
+    micros = sorted(seconds)[len(seconds) // 2] / count * 1e6
+    return Target("CPU of the service per new code", "< 0.60 µs", f"{micros:.2f} µs", micros < 0.6)

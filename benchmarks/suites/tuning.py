@@ -1,0 +1,57 @@
+"""The matrix behind docs/tuning.md: write concern, journal, batch size, writes in flight, new and known codes."""
+
+from functools import partial
+from itertools import product
+
+from benchmarks.bench import Bench, Series, Step, take_turns
+from benchmarks.report import Report, Table
+
+_CONCERNS = (("1", "false"), ("1", "true"), ("majority", "true"))
+_BATCHES = ("5000", "20000", "50000", "100000")
+_IN_FLIGHT = ("1", "2", "3", "4", "8")
+
+
+def run(bench: Bench, report: Report, rounds: int, *, nodes: int = 1) -> None:
+    """Load the same file under every combination."""
+    count = 20_000 if report.quick else 500_000
+    concerns = _CONCERNS[-1:] if report.quick else _CONCERNS
+    batches = _BATCHES[2:3] if report.quick else _BATCHES
+    in_flight = _IN_FLIGHT[1:2] if report.quick else _IN_FLIGHT
+    file = bench.file(count)
+    steps = (Step("new", file), Step("known", file, known=count))
+
+    def contender(concern: str, journal: str, batch: str, flight: str) -> dict[str, str]:
+        return {
+            "CODESVC_WRITE_CONCERN": concern,
+            "CODESVC_WRITE_JOURNAL": journal,
+            "CODESVC_BATCH_SIZE": batch,
+            "CODESVC_WRITE_CONCURRENCY": flight,
+        }
+
+    settings = {
+        f"w:{concern} j:{journal} batch {batch} in flight {flight}": contender(
+            concern, journal, batch, flight
+        )
+        for (concern, journal), batch, flight in product(concerns, batches, in_flight)
+    }
+    table = take_turns(
+        f"tuning, {nodes} nodes",
+        count,
+        {name: partial(bench.uploads, steps, chosen) for name, chosen in settings.items()},
+        rounds=max(1, rounds // 2),
+    )
+    for case in ("new", "known"):
+        rows = []
+        for (concern, journal), batch in product(concerns, batches):
+            cells = [
+                _cell(table[f"w:{concern} j:{journal} batch {batch} in flight {flight}", case])
+                for flight in in_flight
+            ]
+            rows.append([f"w:{concern} j:{journal}, batches of {int(batch):,}", *cells])
+        head = ("write concern, batch", *(f"{flight} in flight" for flight in in_flight))
+        report.tables.append(Table(f"Tuning, {nodes} nodes: {case} codes, codes/s", head, rows))
+    report.figures[f"tuning, {nodes} nodes"] = list(table.values())
+
+
+def _cell(series: Series) -> str:
+    return "N/A" if series.rate is None else f"{series.rate:,.0f}"
