@@ -22,9 +22,11 @@
 #define FC_WINDOW 4096            /* it and the places of its records stay in the first-level cache */
 #define FC_LONGEST_SCAN (1 << 30) /* places are 32-bit numbers */
 
-static inline bool fc_is_field_start(const uint8_t *at, const uint8_t *begin) {
-    return at == begin || at[-1] == ',' || at[-1] == '\n' || at[-1] == '\r';
-}
+/* What one block leaves to the next: of its last byte, whether it ended a record, was a CR, was a closing quote (1 or 0),
+ * or stood in quotes (all bits or none); the line that the next begins on; and where quoting is broken, which ends it. */
+typedef struct {
+    uint64_t terminator, cr, closing, inside, line, broken;
+} fc_carry;
 
 static bool fc_always(void) { return true; }
 
