@@ -31,7 +31,7 @@ lint: build ## formatter, linter, strict types, stubs, and a build whose warning
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@# Each folder of tests by itself, as pytest imports it: conftest is a module of several.
-	@for part in codesvc $$(git ls-files 'tests/*.py' | cut -d/ -f1-2 | sort -u); do \
+	@for part in codesvc benchmarks $$(git ls-files 'tests/*.py' | cut -d/ -f1-2 | sort -u); do \
 		echo "mypy $$part" && $(PY) -m mypy $$part || exit 1; done
 	@$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml codesvc._fastcsv
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
@@ -39,13 +39,11 @@ lint: build ## formatter, linter, strict types, stubs, and a build whose warning
 			--build-lib "$$scratch/lib" --build-temp "$$scratch/temp" && \
 		echo "The extension builds without a warning"
 
-bench: build ## the benchmark suites and their report
-	@if [ -f benchmarks/__main__.py ]; then $(PY) -m benchmarks $(ARGS); \
-	else echo "There are no benchmarks yet"; fi
+bench: build $(VENV)/.bench ## the benchmark suites and their report
+	@$(PY) -m benchmarks $(ARGS)
 
-bench-quick: build ## every benchmark, once and small: it still runs
-	@if [ -f benchmarks/__main__.py ]; then $(PY) -m benchmarks --quick $(ARGS); \
-	else echo "There are no benchmarks yet"; fi
+bench-quick: build $(VENV)/.bench ## every benchmark, once and small: it still runs
+	@$(PY) -m benchmarks --quick $(ARGS)
 
 sanitize: build ## the native core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@if [ -f tests/native/sanitize.py ]; then $(PY) tests/native/sanitize.py; \
@@ -64,6 +62,7 @@ lock: $(VENV)/.made ## write requirements/*.txt again from pyproject.toml
 		print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > build/build.in
 	@$(COMPILE) pyproject.toml -o requirements/prod.txt
 	@$(COMPILE) --extra dev -c requirements/prod.txt pyproject.toml -o requirements/dev.txt
+	@$(COMPILE) --extra bench -c requirements/dev.txt pyproject.toml -o requirements/bench.txt
 	@$(COMPILE) -c requirements/dev.txt build/build.in -o requirements/build.txt
 	@if grep -nE '^(-|[^ ]*://)' requirements/*.txt; then echo "A lock file names an index" >&2; exit 1; fi
 
@@ -83,6 +82,10 @@ $(VENV)/.made: $(if $(wildcard $(PY)),,FORCE)
 $(VENV)/.installed: requirements/dev.txt $(VENV)/.made
 	@echo "Installing what requirements/dev.txt pins (the first time, a few minutes)"
 	@$(PY) -m pip install -qq --require-hashes -r requirements/dev.txt && touch $@
+
+$(VENV)/.bench: requirements/bench.txt $(VENV)/.installed
+	@echo "Installing what requirements/bench.txt pins (pyarrow and polars are large)"
+	@$(PY) -m pip install -qq --require-hashes -r requirements/bench.txt && touch $@
 
 $(VENV)/.built: $(EXTENSION_SOURCES) $(VENV)/.installed $(if $(EXTENSION),,FORCE)
 	@echo "Building the extension"
