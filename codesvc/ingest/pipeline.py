@@ -8,7 +8,7 @@ what the source reads ahead.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
@@ -108,10 +108,13 @@ class Uploads:
         self._options = options
         self._clock = clock
         self._draining = False
+        self._running: set[asyncio.Timeout] = set()
 
     def drain(self) -> None:
         """Let every upload end after the batches in flight, with DrainingError; start no other."""
         self._draining = True
+        while self._running:
+            self._running.pop().reschedule(0)
 
     async def run(
         self,
@@ -141,7 +144,7 @@ class Uploads:
         if source is None:
             raise RuntimeError("there is no source to read from")
         with self._telemetry.upload(campaign_id=campaign_id, code_type=code_type.value) as told:
-            async with source.open(file_key) as stream:
+            async with self._until_drained() as running, source.open(file_key) as stream:
                 max_codes, max_bytes = await self._store.batch_limits()
                 saved = self._clock()
                 extractor = Extractor(
@@ -159,10 +162,28 @@ class Uploads:
                 try:
                     await self._pump(stream, extractor, flight, told, progress)
                 finally:
+                    # Writes under way are always waited for.
+                    self._running.discard(running)
                     await flight.land()
                     told.invalid(extractor.invalid_count)
         flight.raise_failure()
         return _report(extractor, flight.counts)
+
+    @asynccontextmanager
+    async def _until_drained(self) -> AsyncIterator[asyncio.Timeout]:
+        """Run a block that ends with DrainingError, wherever it waits, as soon as drain() was called."""
+        running = asyncio.timeout(0 if self._draining else None)
+        try:
+            async with running:
+                self._running.add(running)
+                try:
+                    yield running
+                finally:
+                    self._running.discard(running)
+        except TimeoutError:
+            if not running.expired():
+                raise
+            raise DrainingError("The process is going away before the upload is done.") from None
 
     async def _pump(
         self,
@@ -176,8 +197,6 @@ class Uploads:
         async for chunk in stream.chunks():
             for piece in _pieces(chunk):
                 for batch in extractor.feed(piece):
-                    if self._draining:
-                        raise DrainingError("The process is going away before the upload is done.")
                     await flight.send(batch)
                 if extractor.failure is not None:
                     break
