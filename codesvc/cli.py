@@ -121,11 +121,9 @@ def _serve(_options: argparse.Namespace) -> int:
 
 
 def _dev(options: argparse.Namespace) -> int:
-    try:
-        from codesvc.local.dev import run  # noqa: PLC0415
-        from codesvc.local.stack import StackOptions  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise CodesvcError(f"codesvc dev needs {error.name}: pip install 'codesvc[local]'") from None
+    from codesvc.local.dev import run  # noqa: PLC0415
+    from codesvc.local.stack import StackOptions  # noqa: PLC0415
+
     host = os.environ.get("CODESVC_HOST") or "127.0.0.1"
     return run(StackOptions(directory=options.data, host=host, port=options.port), codes=options.codes)
 

@@ -28,30 +28,37 @@ def run(options: StackOptions, *, codes: int) -> int:
     """
     console = Console(highlight=False)
     stack = Stack(options, told=lambda line: _say(console, f"  [green]✓[/] {line}"))
-    code = 0
     with _signals_as_exceptions():
         try:
-            console.rule(f"[bold]codesvc {__version__}[/], data in {options.directory}", align="left")
-            stack.start()
-            demonstrate(stack, console, codes=codes)
-            _say(console, f"\n[bold]{stack.url}/docs[/] shows every request. Ctrl-C ends everything.")
-            while True:
-                time.sleep(_WATCH_SECONDS)
-                stack.check()
+            code = _work(stack, console, codes=codes)
+            return max(code, _stop(stack, broken=code != 0))
         except StopRequested:
-            _say(console, "\nStopping (Ctrl-C again: at once)")
-        except (LocalStackError, OSError) as error:
-            code = 1
-            _tell(error)
-        return max(code, _stop(stack, broken=code != 0))
+            # A second one: whoever sent it does not want to wait.
+            stack.kill()
+            return 0
+
+
+def _work(stack: Stack, console: Console, *, codes: int) -> int:
+    try:
+        console.rule(f"[bold]codesvc {__version__}[/], data in {stack.directory}", align="left")
+        stack.start()
+        demonstrate(stack, console, codes=codes)
+        _say(console, f"\n[bold]{stack.url}/docs[/] shows every request. Ctrl-C ends everything.")
+        while True:
+            time.sleep(_WATCH_SECONDS)
+            stack.check()
+    except StopRequested:
+        _say(console, "\nStopping (Ctrl-C again: at once)")
+        return 0
+    except (LocalStackError, OSError) as error:
+        _tell(error)
+        return 1
 
 
 def _stop(stack: Stack, *, broken: bool) -> int:
-    """End every process in order; a second signal, or a failure on the way, ends them at once."""
+    """End every process in order; a failure on the way ends them at once."""
     try:
         stack.stop(broken=broken)
-    except StopRequested:
-        stack.kill()
     except (LocalStackError, OSError) as error:
         stack.kill()
         _tell(error)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -90,6 +91,8 @@ class S3Endpoint:
             LocalStackError: one line that says why it cannot start.
 
         """
+        if find_spec("moto") is None or find_spec("flask") is None:
+            raise LocalStackError("S3 needs moto: pip install 'codesvc[local]'")
         make_directory(self.log.parent)
         if self.directory is not None:
             make_directory(self.directory)

@@ -14,8 +14,10 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
 from codesvc.local.process import LocalStackError, check_room
 
@@ -191,6 +193,31 @@ def test_a_process_that_dies_ends_the_rest(data: Path, runs: list[Dev], victim: 
     assert run.process.wait(60) == 1
     assert run.err.splitlines()[0] == f"codesvc dev: {called} ended by SIGKILL"
     assert [pid for pid in children.values() if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_a_second_signal_ends_it_at_once(data: Path, runs: list[Dev]) -> None:
+    run = Dev(data, codes=100)
+    runs.append(run)
+    run.wait_for(UP)
+    children = run.children()
+    os.kill(children["api"], signal.SIGSTOP)
+    run.process.send_signal(signal.SIGINT)
+    run.wait_for("Stopping")
+    started = time.monotonic()
+    assert run.end(signal.SIGINT) == 0
+    assert time.monotonic() - started < 10
+    assert [pid for pid in children.values() if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_a_mongodb_that_runs_already_takes_the_place_of_its_own(
+    data: Path, runs: list[Dev], mongo_uri: str, database_name: str, mongo: MongoClient[dict[str, Any]]
+) -> None:
+    run = Dev(data, codes=100, CODESVC_MONGO_URI=mongo_uri, CODESVC_MONGO_DATABASE=database_name)
+    runs.append(run)
+    run.wait_for(UP)
+    assert sorted(run.children()) == ["api", "s3"]
+    assert mongo[database_name]["codes"].count_documents({}) == 100
+    assert run.end() == 0
 
 
 def test_killed_it_leaves_nobody_behind(data: Path, runs: list[Dev]) -> None:
