@@ -147,6 +147,9 @@ def _ingest(options: argparse.Namespace) -> int:
             report: UploadReport | UploadRejectedError = _run(_upload(settings, options, on_progress))
         except UploadRejectedError as error:
             report = error
+        except KeyboardInterrupt:
+            _complain(f"interrupted after {shown.codes:,} codes: to ingest the file again is safe")
+            return EXIT_INTERRUPTED
         except (SourceNotFoundError, SourceChangedError) as error:
             raise CodesvcError(f"{options.source}: {error}") from None
     if isinstance(report, UploadRejectedError):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import jwt
 import pytest
 from pymongo import MongoClient
 
+from codesvc.local.codefile import write_codes
 from codesvc.local.process import free_port
 from codesvc.settings import Settings
 
@@ -254,6 +256,29 @@ def test_ingest_of_a_file_that_is_not_there(service: dict[str, str], source: str
     assert (told.returncode, told.stdout) == (1, "")
     assert is_one_line(told.stderr)
     assert named in told.stderr
+
+
+def test_ingest_interrupted_and_sent_again(
+    service: dict[str, str], tmp_path: Path, mongo: MongoClient[dict[str, Any]]
+) -> None:
+    file = tmp_path / "codes.csv"
+    write_codes(file, 300_000)
+    command = [sys.executable, "-m", "codesvc", "ingest", str(file), "--campaign", "c1", "--type", "tm"]
+    environment = {**os.environ, **service, "CODESVC_BATCH_SIZE": "1000", "CODESVC_WRITE_CONCURRENCY": "1"}
+    codes = mongo[service["CODESVC_MONGO_DATABASE"]]["codes"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as first:
+        while codes.estimated_document_count() == 0:
+            assert first.poll() is None
+        first.send_signal(signal.SIGINT)
+        assert first.stderr is not None
+        told = first.stderr.read().splitlines()[-1]
+    assert first.returncode == 130
+    assert re.fullmatch(r"codesvc: interrupted after [\d,]+ codes: to ingest the file again is safe", told)
+    assert 0 < codes.count_documents({}) < 300_000
+
+    again = run("ingest", str(file), "--campaign", "c1", "--type", "tm", "--json", **service)
+    count = json.loads(again.stdout)["count"]
+    assert count["in"] == count["inserted"] + count["updated"] == codes.count_documents({}) == 300_000
 
 
 def test_ingest_needs_a_campaign(service: dict[str, str], tmp_path: Path) -> None:
