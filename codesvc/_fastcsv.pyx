@@ -212,6 +212,8 @@ cdef class Extractor:
         try:
             PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
             try:
+                if view.len == 0:
+                    return batches  # and its address may be NULL
                 at = <const uint8_t*>view.buf
                 end = at + view.len
                 while True:

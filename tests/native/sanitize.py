@@ -1,0 +1,108 @@
+"""Runs the tests of the native core under AddressSanitizer and UndefinedBehaviorSanitizer.
+
+Builds an instrumented extension in a temporary directory, beside the one in use, and runs pytest on tests/native with
+it. Ends with pytest's exit code, which after a finding is not 0 either; the finding stands in the output. Where the
+compiler has no sanitizers it says so in one line, and ends with 0. Arguments go to pytest.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+TESTS = Path(__file__).parent
+SANITIZERS = "-fsanitize=address,undefined"
+
+
+def main() -> int:
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    with tempfile.TemporaryDirectory(prefix="codesvc-sanitize-") as scratch:
+        runtimes = sanitizer_runtimes(compiler, Path(scratch))
+        if runtimes is None:
+            print(f"Not run: {compiler[0]} has no AddressSanitizer and UndefinedBehaviorSanitizer")
+            return 0
+        library = build(Path(scratch))
+        return run_tests(library, runtimes)
+
+
+def sanitizer_runtimes(compiler: list[str], scratch: Path) -> list[str] | None:
+    """The libraries that must be loaded before a Python that knows nothing of them; None without sanitizers."""
+    source = scratch / "probe.c"
+    source.write_text("int main(void) { return 0; }\n")
+    try:
+        subprocess.run(
+            [*compiler, SANITIZERS, str(source), "-o", str(scratch / "probe")],
+            check=True,
+            capture_output=True,
+        )
+        subprocess.run([scratch / "probe"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    runtimes = []
+    for name in ("libasan.so", "libubsan.so"):
+        found = subprocess.run(
+            [*compiler, f"-print-file-name={name}"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        if not Path(found).is_absolute():
+            return None
+        runtimes.append(found)
+    return runtimes
+
+
+def build(scratch: Path) -> Path:
+    """Build the whole package there: an extension alone would not be found beside the one in use."""
+    library = scratch / "lib"
+    command = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "build",
+        "--force",
+        f"--build-base={scratch}",
+        f"--build-lib={library}",
+    ]
+    environment = {**os.environ, "CODESVC_BUILD_SANITIZE": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if built.returncode != 0:
+        sys.exit(f"{built.stdout}{built.stderr}The instrumented build failed")
+    return library
+
+
+def run_tests(library: Path, runtimes: list[str]) -> int:
+    environment = {
+        **os.environ,
+        "ASAN_OPTIONS": "detect_leaks=0:strict_string_checks=1",  # the interpreter keeps what it has to its end
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "LD_PRELOAD": " ".join(runtimes),
+        "PYTHONMALLOC": "malloc",  # Python's own allocator would hide where an object ends
+        "PYTHONPATH": str(library),
+        "PYTHONSAFEPATH": "1",  # not the package in the current directory
+    }
+    imported = subprocess.run(
+        [sys.executable, "-c", "import codesvc._fastcsv as core; print(core.__file__)"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if not imported.stdout.startswith(str(library)):
+        sys.exit(
+            f"{imported.stdout}{imported.stderr}The instrumented extension is not the one that is imported"
+        )
+    # Without the conftest of all tests: what it starts is not what is looked at here.
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--confcutdir={TESTS}",
+        str(TESTS),
+    ]
+    return subprocess.run([*command, *sys.argv[1:]], cwd=ROOT, env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
