@@ -5,10 +5,13 @@ the key), so no line ever carries an exception's message: its type, its number a
 stack say where to look.
 """
 
+import asyncio
 import logging
 import sys
 import time
 import traceback
+from collections import deque
+from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, TextIO
@@ -22,6 +25,8 @@ correlation_id: ContextVar[str | None] = ContextVar("correlation_id", default=No
 remote_trace: ContextVar[tuple[str, str] | None] = ContextVar("remote_trace", default=None)
 """Trace id and parent id of the caller's traceparent, where no tracer is set up to make spans of them."""
 
+_JSON_OPTIONS: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+_GATHER_SECONDS: Final = 0.005
 _MAX_FRAMES: Final = 40
 _MAX_CHAIN: Final = 5
 _STANDARD_ATTRIBUTES: Final = frozenset(
@@ -40,7 +45,8 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
     for handler in root.handlers[:]:
         root.removeHandler(handler)
         handler.close()
-    root.addHandler(_LineHandler(target))
+    _State.handler = _LineHandler(target)
+    root.addHandler(_State.handler)
     threshold = logging.getLevelNamesMapping()[level]
     root.setLevel(max(threshold, logging.INFO))
     logging.getLogger("codesvc").setLevel(threshold)
@@ -51,11 +57,17 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
     logging.logMultiprocessing = False
 
 
+def show_spans() -> None:
+    """Put the ids of the current span on every line from now on: tracing is set up."""
+    _State.spans = True
+
+
 def current_trace() -> tuple[str, str] | None:
     """Trace id and span id, in hexadecimal, of the span being recorded, or of the caller's where none is."""
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
-        return f"{context.trace_id:032x}", f"{context.span_id:016x}"
+    if _State.spans:
+        context = trace.get_current_span().get_span_context()
+        if context.is_valid:
+            return f"{context.trace_id:032x}", f"{context.span_id:016x}"
     return remote_trace.get()
 
 
@@ -75,49 +87,95 @@ def error_fields(error: BaseException) -> dict[str, Any]:
 
 
 class AccessLog:
-    """Writes a line for each request; ``fields`` are members of the JSON object.
+    """Writes a line for each request, at level INFO; ``fields`` are members of the JSON object.
 
-    The record is made here rather than by ``Logger.info``, which would search the stack for its caller.
+    Where lines are JSON, it goes past ``logging``: a record that nobody but our own handler sees costs
+    more than the line that is made of it.
     """
 
     def __init__(self) -> None:
         self._logger = logging.getLogger("codesvc.access")
 
     def __call__(self, message: str, fields: dict[str, Any]) -> None:
-        """Write one line at level INFO."""
+        """Write one line."""
         logger = self._logger
-        if logger.isEnabledFor(logging.INFO):
-            record = logging.LogRecord(logger.name, logging.INFO, "", 0, message, None, None)
-            record.__dict__.update(fields)
-            logger.handle(record)
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        handler = _State.handler
+        if handler is not None and handler.json and handler in logger.root.handlers:
+            line = _json_head(time.time(), "INFO", logger.name, message)
+            line.update(fields)
+            handler.write_soon(orjson.dumps(line, option=_JSON_OPTIONS))
+        else:
+            logger.info(message, extra=fields)
 
 
 class _LineHandler(logging.Handler):
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
+        self.json = not stream.isatty()
         self._stream = stream
-        self._binary = None if stream.isatty() else getattr(stream, "buffer", None)
-        self._render = _human_line if stream.isatty() else _json_line
+        self._binary = getattr(stream, "buffer", None) if self.json else None
+        self._waiting: deque[bytes] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = self._render(record)
-            if self._binary is None:
-                self._stream.write(line.decode("utf-8", "backslashreplace"))
-                self._stream.flush()
-            else:
-                self._binary.write(line)
-                self._binary.flush()
+            self.write(_json_line(record) if self.json else _human_line(record))
         except Exception:  # noqa: BLE001 - logging must never break what it tells of
             self.handleError(record)
 
+    def write(self, line: bytes) -> None:
+        """Write a line, after those that wait."""
+        if self._binary is None:
+            self._stream.write(line.decode("utf-8", "backslashreplace"))
+            self._stream.flush()
+        else:
+            self._waiting.append(line)
+            self.flush()
 
-def _json_line(record: logging.LogRecord) -> bytes:
+    def write_soon(self, line: bytes) -> None:
+        """Write a line together with what else is written within a few milliseconds: one call for all."""
+        if self._binary is None:
+            self.write(line)
+            return
+        self._waiting.append(line)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_later(_GATHER_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Write the lines that wait. ``logging`` calls it, too, as the process ends."""
+        self._loop = None
+        if self._binary is None or self._binary.closed:
+            return
+        lines = []
+        # NOTE: popped one by one, so that two threads never write the same line, nor lose one.
+        with suppress(IndexError):
+            while True:
+                lines.append(self._waiting.popleft())
+        # Who reads the log may be gone, or the disk full: requests are served all the same.
+        with suppress(OSError):
+            self._binary.write(b"".join(lines))
+            self._binary.flush()
+
+
+class _State:
+    handler: _LineHandler | None = None
+    spans = False
+
+
+def _json_head(created: float, level: str, logger: str, message: str) -> dict[str, Any]:
     fields: dict[str, Any] = {
-        "timestamp": _timestamp(record.created),
-        "level": record.levelname,
-        "logger": record.name,
-        "message": _message(record),
+        "timestamp": _timestamp(created),
+        "level": level,
+        "logger": logger,
+        "message": message,
     }
     correlation = correlation_id.get()
     if correlation is not None:
@@ -125,15 +183,18 @@ def _json_line(record: logging.LogRecord) -> bytes:
     spans = current_trace()
     if spans is not None:
         fields["traceId"], fields["spanId"] = spans
+    return fields
+
+
+def _json_line(record: logging.LogRecord) -> bytes:
+    fields = _json_head(record.created, record.levelname, record.name, _message(record))
     attributes = record.__dict__
     for name in attributes.keys() - _STANDARD_ATTRIBUTES:
         fields[name] = attributes[name]
     error = _error_of(record)
     if error is not None:
         fields["error"] = error_fields(error)
-    return orjson.dumps(
-        fields, default=_encodable, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
-    )
+    return orjson.dumps(fields, default=_encodable, option=_JSON_OPTIONS)
 
 
 def _human_line(record: logging.LogRecord) -> bytes:

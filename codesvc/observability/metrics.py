@@ -45,13 +45,13 @@ class LatencyHistogram:
         self._labels = labels
         self._collector = Histogram(name, doc, registry=registry, buckets=LATENCY_BUCKETS)
         self._counter = counter
-        self._cells: dict[tuple[str, ...], _Cell] = {}
+        self._cells: dict[tuple[str | int, ...], _Cell] = {}
 
-    def observe(self, values: tuple[str, ...], seconds: float) -> None:
+    def observe(self, values: tuple[str | int, ...], seconds: float) -> None:
         """Record one observation; ``values`` are the labels' values, in the order of their names."""
         cell = self._cells.get(values)
         if cell is None:
-            cell = self._cells[values] = _Cell(dict(zip(self._labels, values, strict=True)))
+            cell = self._cells[values] = _Cell(dict(zip(self._labels, map(str, values), strict=True)))
         cell.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
         cell.sum += seconds
 

@@ -49,7 +49,7 @@ class Telemetry:
         self.event_loop_lag = EventLoopLag(registry)
         self._runtime = RuntimeMetrics(registry)
 
-    def http_request(self, labels: tuple[str, str, str], seconds: float) -> None:
+    def http_request(self, labels: tuple[str, str, int], seconds: float) -> None:
         """Count one request; ``labels`` are its method, route template and status."""
         self._http.observe(labels, seconds)
 

@@ -17,7 +17,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
-from codesvc.observability.logs import correlation_id
+from codesvc.observability.logs import correlation_id, show_spans
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -51,7 +51,8 @@ def configure_tracing(*, service_name: str = "codesvc", service_version: str = "
     the spans and ends the exporter: it may block for the exporter's time limit, so run it off the loop.
 
     Raises:
-        ValueError: OTEL_TRACES_EXPORTER names an exporter that is not installed.
+        ValueError: OTEL_TRACES_EXPORTER names an exporter that is not installed, or its settings are
+            malformed; the message is one line that names the variable.
 
     """
     if not tracing_wanted():
@@ -88,6 +89,7 @@ def configure_tracing(*, service_name: str = "codesvc", service_version: str = "
         tracer_provider=provider, capture_statement=False, failed_hook=_without_message
     )
     _State.tracer = provider.get_tracer("codesvc", service_version or None)
+    show_spans()
 
     def shutdown() -> None:
         _State.tracer = None
@@ -171,7 +173,12 @@ def _exporter(name: str) -> "SpanExporter":
         # The one protocol that codesvc carries; a collector listens for it on port 4318.
         name = "otlp_proto_http"
     for entry_point in entry_points(group="opentelemetry_traces_exporter", name=name):
-        exporter: SpanExporter = entry_point.load()()
+        try:
+            exporter: SpanExporter = entry_point.load()()
+        except Exception as error:  # noqa: BLE001 - whatever an exporter makes of its settings
+            raise ValueError(
+                f"OTEL_EXPORTER_*: the exporter cannot be made ({type(error).__name__})"
+            ) from None
         return exporter
     raise ValueError(f"OTEL_TRACES_EXPORTER: no exporter named {name!r} is installed")
 

@@ -131,14 +131,13 @@ class Authenticator:
             KeysUnavailableError: the keys to judge it by could not be fetched.
 
         """
-        token = _bearer_token(header)
-        digest = sha256(token.encode("ascii")).digest()
+        # NOTE: the header as it came: how it is spelt does not matter once it was found valid.
+        digest = sha256((header or "").encode("utf-8", "surrogateescape")).digest()
         entry = self._remembered.get(digest)
         if entry is not None and self._still_valid(entry):
             self._remembered.move_to_end(digest)
         else:
-            self._remembered.pop(digest, None)
-            entry = await self._verify(token)
+            entry = await self._verify(_bearer_token(header))
             self._remembered[digest] = entry
             if len(self._remembered) > self.REMEMBERED:
                 self._remembered.popitem(last=False)

@@ -1,14 +1,15 @@
 """The handlers of /v1: each parses the request, makes one call, and serialises what came back."""
 
-import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, Protocol
 
 import orjson
 from aiohttp import hdrs, web
+from yarl import URL
 
-from codesvc.errors import DatabaseUnavailableError
 from codesvc.models import ChangeCounts, CodeType, Counts, Reservation, Status, UploadReport
+from codesvc.web.deadlines import Deadlines
 from codesvc.web.problems import RequestError
 from codesvc.web.schemas import (
     CodesRequest,
@@ -22,8 +23,6 @@ from codesvc.web.schemas import (
     split_file_key,
     upload_reply,
 )
-
-T = TypeVar("T")
 
 
 class Inventory(Protocol):
@@ -67,6 +66,7 @@ class ClientGoneError(Exception):
 INVENTORY: Final = web.AppKey("inventory", Inventory)
 UPLOADS: Final = web.AppKey("uploads", Uploads)
 LIMITS: Final = web.AppKey("limits", Limits)
+DEADLINES: Final = web.AppKey("deadlines", Deadlines)
 
 JSON: Final = "application/json"
 _DECODABLE: Final = frozenset({"", "identity", "gzip", "deflate"})
@@ -74,13 +74,14 @@ _DECODABLE: Final = frozenset({"", "identity", "gzip", "deflate"})
 
 async def upload(request: web.Request) -> web.Response:
     """Load a file into the inventory."""
-    limits = request.app[LIMITS]
+    app = request.app
+    limits = app[LIMITS]
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
     wanted = parse(UploadRequest, await _json_object(request, limits), limits)
     key_campaign, code_type = split_file_key(wanted.fileKey)
     if key_campaign != campaign_id:
         raise RequestError("campaignMismatch", "The campaign of the file key is not the path's")
-    report = await request.app[UPLOADS].run(
+    report = await app[UPLOADS].run(
         campaign_id=campaign_id,
         code_type=code_type,
         file_key=wanted.fileKey,
@@ -92,14 +93,15 @@ async def upload(request: web.Request) -> web.Response:
 
 async def count(request: web.Request) -> web.Response:
     """Count codes by status."""
-    limits = request.app[LIMITS]
+    app = request.app
+    limits = app[LIMITS]
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
-    query = parse(CountQuery, _query(request), limits)
-    inventory = request.app[INVENTORY]
+    query = _count_query(request.rel_url.raw_query_string, limits)
+    inventory = app[INVENTORY]
     if query.status is not None:
-        number = await _within(limits, inventory.count_status(campaign_id, query.type, query.status))
+        number = await app[DEADLINES].within(inventory.count_status(campaign_id, query.type, query.status))
         return json_response({query.status.value: number})
-    counts = await _within(limits, inventory.count(campaign_id, query.type))
+    counts = await app[DEADLINES].within(inventory.count(campaign_id, query.type))
     return json_response(
         {"available": counts.available, "reserved": counts.reserved, "assigned": counts.assigned}
     )
@@ -107,35 +109,36 @@ async def count(request: web.Request) -> web.Response:
 
 async def reserve(request: web.Request) -> web.Response:
     """Lend codes for a day."""
-    limits = request.app[LIMITS]
+    app = request.app
+    limits = app[LIMITS]
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
-    parameters = _query(request)
-    text = parameters.get("count")
-    # A number of 20 digits is too large in any case, and int() refuses one of 5,000.
-    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 20:
-        parameters["count"] = int(text)
+    query = request.rel_url.raw_query_string
     if request.method == hdrs.METH_POST and request.can_read_body:
-        parameters |= await _json_object(request, limits)
-    wanted = parse(ReserveRequest, parameters, limits)
-    inventory = request.app[INVENTORY]
-    reservation = await _within(limits, inventory.reserve(campaign_id, wanted.type, wanted.count))
+        body = await _json_object(request, limits)
+        wanted = parse(ReserveRequest, {**_reserve_parameters(query), **body}, limits)
+    else:
+        wanted = _reserve_query(query, limits)
+    inventory = app[INVENTORY]
+    reservation = await app[DEADLINES].within(inventory.reserve(campaign_id, wanted.type, wanted.count))
     return json_response(reserve_reply(reservation))
 
 
 async def assign(request: web.Request) -> web.Response:
     """Give codes away for good."""
-    limits = request.app[LIMITS]
+    app = request.app
+    limits = app[LIMITS]
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
     wanted = parse(CodesRequest, await _json_object(request, limits), limits)
-    return _change_reply(await _within(limits, request.app[INVENTORY].assign(campaign_id, wanted.codes)))
+    return _change_reply(await app[DEADLINES].within(app[INVENTORY].assign(campaign_id, wanted.codes)))
 
 
 async def release(request: web.Request) -> web.Response:
     """Take reserved codes back."""
-    limits = request.app[LIMITS]
+    app = request.app
+    limits = app[LIMITS]
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
     wanted = parse(CodesRequest, await _json_object(request, limits), limits)
-    return _change_reply(await _within(limits, request.app[INVENTORY].release(campaign_id, wanted.codes)))
+    return _change_reply(await app[DEADLINES].within(app[INVENTORY].release(campaign_id, wanted.codes)))
 
 
 def json_response(data: Any) -> web.Response:
@@ -147,27 +150,33 @@ def _change_reply(counts: ChangeCounts) -> web.Response:
     return json_response({"count": {"in": counts.total, "updated": counts.updated}})
 
 
-async def _within(limits: Limits, operation: Awaitable[T]) -> T:
-    """Await ``operation``, but not for so long that the reply would come after 30 s."""
-    guard = asyncio.timeout(limits.operation_timeout)
-    try:
-        async with guard:
-            return await operation
-    except TimeoutError:
-        if guard.expired():
-            raise DatabaseUnavailableError("The database did not answer in time") from None
-        raise
+# A caller asks the same again and again: what came of a query string that was fine is kept.
+@lru_cache(maxsize=256)
+def _count_query(query: str, limits: Limits) -> CountQuery:
+    return parse(CountQuery, _parameters(query), limits)
 
 
-def _query(request: web.Request) -> dict[str, Any]:
-    """Return the parameters of the query string; one given twice becomes a list, which no schema takes."""
-    query = request.rel_url.query
-    parameters: dict[str, Any] = dict(query)
-    if len(parameters) != len(query):
-        for name in parameters:
-            values = query.getall(name)
-            if len(values) > 1:
-                parameters[name] = values
+@lru_cache(maxsize=256)
+def _reserve_query(query: str, limits: Limits) -> ReserveRequest:
+    return parse(ReserveRequest, _reserve_parameters(query), limits)
+
+
+def _reserve_parameters(query: str) -> dict[str, Any]:
+    parameters = _parameters(query)
+    text = parameters.get("count")
+    # A number of 20 digits is too large in any case, and int() refuses one of 5,000.
+    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 20:
+        parameters["count"] = int(text)
+    return parameters
+
+
+def _parameters(query: str) -> dict[str, Any]:
+    """Read a raw query string; a parameter given twice becomes a list, which no schema takes."""
+    found = URL.build(query_string=query, encoded=True).query
+    parameters: dict[str, Any] = {}
+    for name in found:
+        values = found.getall(name)
+        parameters[name] = values[0] if len(values) == 1 else values
     return parameters
 
 

@@ -1,20 +1,22 @@
 """The one layer around every handler: who calls, which request it is, what became of it.
 
-One middleware rather than five: each would cost a coroutine and a look at the same headers.
+One layer rather than five: each would cost a coroutine and a look at the same headers. It is put around
+the handlers as they are registered, not handed to aiohttp as a middleware, which would add a layer of its
+own and look up for every request what is known here once.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from logging import getLogger
+from os import urandom
 from time import perf_counter
-from typing import Any, Final, Protocol
-from uuid import uuid4
+from typing import Any, Final, Protocol, cast
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 from multidict import istr
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from codesvc.errors import CodesvcError, DrainingError
 from codesvc.observability.logs import AccessLog, correlation_id, remote_trace
@@ -31,6 +33,7 @@ UNMATCHED: Final = "unmatched"
 CLIENT_CLOSED_REQUEST: Final = 499
 """What nginx logs for a client that did not wait; it reaches nobody."""
 
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _correlation = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}").fullmatch
 # W3C Trace Context, section 3.2: version, trace id, parent id, flags; all zeros is no id.
@@ -56,10 +59,8 @@ class RouteInfo:
     protected: bool
     """Needs a token, is refused while draining, and is stored by no cache."""
     traced: bool = True
-
-
-_NOTHING: Final = RouteInfo(UNMATCHED, protected=False)
-_NOTHING_PROTECTED: Final = RouteInfo(UNMATCHED, protected=True)
+    campaign: bool = False
+    """Has a campaign in its path."""
 
 
 class Edge:
@@ -72,53 +73,39 @@ class Edge:
         self._telemetry = telemetry
         self._draining = draining
         self._access_log = AccessLog()
-        self.routes: dict[web.AbstractRoute, RouteInfo] = {}
         self.active = 0
         """Requests to protected routes under way: what a process that is to end waits for."""
 
-    def middleware(self) -> Middleware:
-        """Return the aiohttp middleware; it knows the routes that are in ``routes``."""
-        routes = self.routes
-        tracer = self._telemetry.tracer
+    def guard(self, route: RouteInfo, handler: Handler) -> Handler:
+        """Return ``handler`` with the edge around it."""
+        tracer = self._telemetry.tracer if route.traced else None
 
-        @web.middleware
-        async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def guarded(request: web.Request) -> web.StreamResponse:
             started = perf_counter()
             correlation = request.headers.get(CORRELATION_HEADER)
             if correlation is None or _correlation(correlation) is None:
-                correlation = str(uuid4())
+                correlation = new_correlation_id()
             # NOTE: never reset. aiohttp gives every request a task, and with it a context, of its own.
             correlation_id.set(correlation)
-            route = routes.get(request.match_info.route)
-            if route is None:
-                route = _NOTHING_PROTECTED if _under_v1(request.path) else _NOTHING
-            if tracer is None:
-                _note_caller(request)
-                response = await self._respond(request, handler, route, correlation)
-            elif not route.traced:
-                response = await self._respond(request, handler, route, correlation)
-            else:
-                name = (
-                    _method(request)
-                    if route.template == UNMATCHED
-                    else f"{_method(request)} {route.template}"
-                )
-                with SpanScope(
-                    tracer, name, kind=SpanKind.SERVER, parent=remote_context(request.headers)
-                ) as span:
+            if tracer is not None:
+                with _server_span(tracer, request, route) as span:
                     response = await self._respond(request, handler, route, correlation)
                     _describe(span, request, route, response.status)
                     self.finish(request, response, route, correlation, perf_counter() - started)
                     return response
+            traceparent = request.headers.get(TRACEPARENT)
+            if traceparent is not None:
+                _note_caller(traceparent)
+            response = await self._respond(request, handler, route, correlation)
             self.finish(request, response, route, correlation, perf_counter() - started)
             return response
 
-        return edge
+        return guarded
 
     def finish(
         self,
         request: web.BaseRequest,
-        response: web.StreamResponse,
+        response: web.Response,
         route: RouteInfo,
         correlation: str,
         seconds: float,
@@ -131,8 +118,8 @@ class Edge:
             headers[hdrs.CACHE_CONTROL] = "no-store"
         method = _method(request)
         status = response.status
-        self._telemetry.http_request((method, route.template, str(status)), seconds)
-        body = response.body if isinstance(response, web.Response) else None
+        self._telemetry.http_request((method, route.template, status), seconds)
+        body = response.body
         fields: dict[str, Any] = {
             "method": method,
             "route": route.template,
@@ -140,22 +127,22 @@ class Edge:
             "durationMs": round(seconds * 1000, 3),
             "bytes": len(body) if isinstance(body, bytes) and method != hdrs.METH_HEAD else 0,
         }
-        if route.template != UNMATCHED and isinstance(request, web.Request):
-            campaign_id = request.match_info.get("campaignId")
-            if campaign_id is not None and is_campaign_id(campaign_id):
-                fields["campaignId"] = campaign_id
+        campaign_id = _campaign(request, route)
+        if campaign_id is not None:
+            fields["campaignId"] = campaign_id
         self._access_log("request", fields)
 
     async def _respond(
         self, request: web.Request, handler: Handler, route: RouteInfo, correlation: str
-    ) -> web.StreamResponse:
+    ) -> web.Response:
         self.active += route.protected
         try:
             if route.protected:
                 await self._authenticator.authenticate(request.headers.get(hdrs.AUTHORIZATION))
                 if self._draining():
                     raise DrainingError("This process is shutting down")  # noqa: TRY301
-            return await handler(request)
+            # NOTE: every handler here makes a whole response; none streams.
+            return cast("web.Response", await handler(request))
         except ClientGoneError:
             return web.Response(status=CLIENT_CLOSED_REQUEST)
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it was becomes a response
@@ -182,6 +169,12 @@ class Edge:
         return response
 
 
+def new_correlation_id() -> str:
+    """Make a random UUID, version 4 (RFC 9562, section 5.4), without the objects of ``uuid``."""
+    bits = urandom(16).hex()
+    return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-{_VARIANT[bits[16]]}{bits[17:20]}-{bits[20:]}"
+
+
 async def expect_nothing(request: web.Request) -> None:
     """Leave ``Expect: 100-continue`` to whoever reads the body.
 
@@ -190,20 +183,28 @@ async def expect_nothing(request: web.Request) -> None:
     """
 
 
-def _under_v1(path: str) -> bool:
-    return path == "/v1" or path.startswith("/v1/")
-
-
 def _method(request: web.BaseRequest) -> str:
     return request.method if request.method in _METHODS else "other"
 
 
-def _note_caller(request: web.Request) -> None:
-    traceparent = request.headers.get(TRACEPARENT)
-    if traceparent is not None:
-        match = _traceparent(traceparent)
-        if match is not None:
-            remote_trace.set((match[1], match[2]))
+def _campaign(request: web.BaseRequest, route: RouteInfo) -> str | None:
+    """Return the campaign of the request's path, if there is one and it may be one."""
+    if route.campaign and isinstance(request, web.Request):
+        campaign_id = request.match_info["campaignId"]
+        return campaign_id if is_campaign_id(campaign_id) else None
+    return None
+
+
+def _note_caller(traceparent: str) -> None:
+    match = _traceparent(traceparent)
+    if match is not None:
+        remote_trace.set((match[1], match[2]))
+
+
+def _server_span(tracer: Tracer, request: web.Request, route: RouteInfo) -> SpanScope:
+    method = _method(request)
+    name = method if route.template == UNMATCHED else f"{method} {route.template}"
+    return SpanScope(tracer, name, kind=SpanKind.SERVER, parent=remote_context(request.headers))
 
 
 def _describe(span: Span, request: web.Request, route: RouteInfo, status: int) -> None:
@@ -213,9 +214,9 @@ def _describe(span: Span, request: web.Request, route: RouteInfo, status: int) -
     span.set_attribute("http.response.status_code", status)
     if route.template != UNMATCHED:
         span.set_attribute("http.route", route.template)
-        campaign_id = request.match_info.get("campaignId")
-        if campaign_id is not None and is_campaign_id(campaign_id):
-            span.set_attribute("codesvc.campaign_id", campaign_id)
+    campaign_id = _campaign(request, route)
+    if campaign_id is not None:
+        span.set_attribute("codesvc.campaign_id", campaign_id)
     if status >= 500:
         span.set_attribute("error.type", str(status))
         span.set_status(Status(StatusCode.ERROR))

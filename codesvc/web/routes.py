@@ -9,10 +9,11 @@ from aiohttp.typedefs import Handler
 
 from codesvc.observability.telemetry import Telemetry
 from codesvc.web import handlers
+from codesvc.web.deadlines import Deadlines
 from codesvc.web.docs import documentation
-from codesvc.web.handlers import INVENTORY, LIMITS, UPLOADS, Inventory, Uploads, json_response
+from codesvc.web.handlers import DEADLINES, INVENTORY, LIMITS, UPLOADS, Inventory, Uploads, json_response
 from codesvc.web.health import Health, Metrics
-from codesvc.web.middleware import Authenticator, Edge, RouteInfo, expect_nothing
+from codesvc.web.middleware import UNMATCHED, Authenticator, Edge, RouteInfo, expect_nothing
 from codesvc.web.schemas import Limits
 
 # NOTE: the pattern takes what no campaign id is, so that it is 400 and not 404.
@@ -51,10 +52,11 @@ def create_web_app(
     """
     limits = limits or Limits()
     edge = Edge(authenticator=authenticator, telemetry=telemetry, draining=draining)
-    app = web.Application(middlewares=[edge.middleware()], client_max_size=limits.max_body)
+    app = web.Application(client_max_size=limits.max_body)
     app[INVENTORY] = inventory
     app[UPLOADS] = uploads
     app[LIMITS] = limits
+    app[DEADLINES] = Deadlines(limits.operation_timeout)
     app[EDGE] = edge
     health = Health(ready=ready, draining=draining)
     _add(app, edge, _v1_routes())
@@ -63,6 +65,7 @@ def create_web_app(
         _add(app, edge, [_dev_token_route(dev_token)])
     for path, handler in documentation(limits, dev=dev_token is not None).items():
         _add(app, edge, [Route(hdrs.METH_GET, path, handler, protected=False, traced=False)])
+    _add_nothing(app, edge)
 
     async def lag(_: web.Application) -> AsyncIterator[None]:
         telemetry.event_loop_lag.start()
@@ -74,14 +77,15 @@ def create_web_app(
 
 
 def _v1_routes() -> Iterable[Route]:
+    # The router tries them in turn: those that are asked most come first.
     return (
-        Route(hdrs.METH_POST, f"{_CAMPAIGN}/codes", handlers.upload, protected=True),
-        Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/count", handlers.count, protected=True),
         # A GET that writes: HEAD would lend codes and show them to nobody.
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/reserve", handlers.reserve, protected=True, head=False),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/reserve", handlers.reserve, protected=True),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/assign", handlers.assign, protected=True),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/release", handlers.release, protected=True),
+        Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/count", handlers.count, protected=True),
+        Route(hdrs.METH_POST, f"{_CAMPAIGN}/codes", handlers.upload, protected=True),
     )
 
 
@@ -110,19 +114,33 @@ def _add(app: web.Application, edge: Edge, routes: Iterable[Route]) -> None:
         by_path.setdefault(route.path, []).append(route)
     for path, group in by_path.items():
         resource = app.router.add_resource(path)
+        template = resource.canonical
+        info = RouteInfo(
+            template,
+            protected=group[0].protected,
+            traced=group[0].traced,
+            campaign="{campaignId}" in template,
+        )
         allowed = set()
         for route in group:
-            info = RouteInfo(resource.canonical, protected=route.protected, traced=route.traced)
             methods = [route.method]
             if route.method == hdrs.METH_GET and route.head:
                 methods.append(hdrs.METH_HEAD)
             for method in methods:
-                added = resource.add_route(method, route.handler, expect_handler=expect_nothing)
-                edge.routes[added] = info
+                _register(resource, method, edge.guard(info, route.handler))
             allowed.update(methods)
-        info = RouteInfo(resource.canonical, protected=group[0].protected, traced=group[0].traced)
-        other = resource.add_route(hdrs.METH_ANY, _not_allowed(allowed), expect_handler=expect_nothing)
-        edge.routes[other] = info
+        _register(resource, hdrs.METH_ANY, edge.guard(info, _not_allowed(allowed)))
+
+
+def _add_nothing(app: web.Application, edge: Edge) -> None:
+    """Register what answers all other paths: below /v1 it asks for a token before it says that it is nothing."""
+    for path, protected in (("/v1", True), ("/v1/{path:.*}", True), ("/{path:.*}", False)):
+        info = RouteInfo(UNMATCHED, protected=protected)
+        _register(app.router.add_resource(path), hdrs.METH_ANY, edge.guard(info, _not_found))
+
+
+def _register(resource: web.Resource, method: str, handler: Handler) -> None:
+    resource.add_route(method, handler, expect_handler=expect_nothing)
 
 
 def _not_allowed(allowed: set[str]) -> Handler:
@@ -130,3 +148,7 @@ def _not_allowed(allowed: set[str]) -> Handler:
         raise web.HTTPMethodNotAllowed(request.method, allowed)
 
     return refuse
+
+
+async def _not_found(_: web.Request) -> web.StreamResponse:
+    raise web.HTTPNotFound

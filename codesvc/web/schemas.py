@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import (
@@ -291,6 +292,7 @@ def checked_campaign_id(campaign_id: str) -> str:
     return campaign_id
 
 
+@lru_cache(maxsize=1024)
 def is_campaign_id(text: str) -> bool:
     """Tell whether ``text`` may name a campaign.
 

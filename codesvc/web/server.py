@@ -9,13 +9,12 @@ NOTE: leans on how aiohttp's Server makes its RequestHandler; tests/unit/web/tes
 from collections.abc import Coroutine
 from logging import getLogger
 from typing import Any, Final
-from uuid import uuid4
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from codesvc.observability.logs import correlation_id
-from codesvc.web.middleware import CORRELATION_HEADER, UNMATCHED, Edge, RouteInfo
+from codesvc.web.middleware import UNMATCHED, Edge, RouteInfo, new_correlation_id
 from codesvc.web.problems import RequestError
 from codesvc.web.routes import EDGE
 
@@ -66,7 +65,7 @@ class _EdgeHandler(RequestHandler):
         """Answer what is not HTTP, and what failed outside of the application; the connection is closed."""
         if request.writer.output_size > 0:
             raise ConnectionError("the response has begun")
-        correlation = str(uuid4())
+        correlation = new_correlation_id()
         correlation_id.set(correlation)
         error: Exception = RuntimeError() if exc is None or status >= 500 else _not_http()
         if status >= 500:
@@ -82,8 +81,9 @@ class _EdgeHandler(RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """Write a response, after giving one that came past the edge what the edge gives."""
-        if isinstance(resp, web.HTTPException) and CORRELATION_HEADER not in resp.headers:
-            correlation = str(uuid4())
+        # NOTE: isinstance would go through the abstract base classes of a response for every one of them.
+        if type(resp) is not web.Response and isinstance(resp, web.HTTPException):
+            correlation = new_correlation_id()
             correlation_id.set(correlation)
             replacement = self._edge.refuse(resp, correlation)
             self._edge.finish(request, replacement, _OUTSIDE, correlation, 0.0)

@@ -78,6 +78,13 @@ async def test_what_is_not_http(
 async def test_expectations_nobody_knows_are_passed_over(address: tuple[str, int]) -> None:
     assert (await talk(address, "GET /livez HTTP/1.1", "Host: x", "Expect: wonders")).status == 200
     reply = await talk(address, "GET /nothing HTTP/1.1", "Host: x", "Expect: wonders")
+    assert (reply.status, reply.code) == (404, "notFound")
+
+
+async def test_what_no_route_can_match(address: tuple[str, int]) -> None:
+    reply = await talk(address, "OPTIONS * HTTP/1.1", "Host: x")
+    assert (reply.status, reply.code) == (404, "notFound")
+    reply = await talk(address, "OPTIONS * HTTP/1.1", "Host: x", "Expect: wonders")
     assert (reply.status, reply.code) == (417, "badRequest")
 
 

@@ -129,16 +129,23 @@ class Service:
         return self.is_ready
 
     def application(self) -> aiohttp.web.Application:
-        return create_web_app(
+        authenticator = Authenticator(self.rules)
+        app = create_web_app(
             inventory=self.inventory,
             uploads=self.uploads,
-            authenticator=Authenticator(self.rules),
+            authenticator=authenticator,
             telemetry=self.telemetry,
             ready=self.ready or self._ready,
             draining=lambda: self.is_draining,
             limits=self.limits,
             dev_token=token if self.dev else None,
         )
+
+        async def close(_: aiohttp.web.Application) -> None:
+            await authenticator.close()
+
+        app.on_cleanup.append(close)
+        return app
 
 
 def token(*, secret: str = SECRET, ttl: float = 60, **kwargs: Any) -> str:
