@@ -94,9 +94,10 @@ def _targets(targets: Sequence["Target"]) -> str:
     rows = []
     for target in targets:
         kind = target.verdict.replace("/", "").lower()
-        cells = "".join(f"<td>{escape(text)}</td>" for text in (target.name, target.wanted, target.measured))
-        rows.append(f'<tr>{cells}<td class="{kind}">{_MARKS[target.verdict]}</td></tr>')
-    return _grid(("target", "wanted", "measured", ""), "\n".join(rows))
+        verdict = f'<span class="{kind}">{_MARKS[target.verdict]}</span>'
+        cells = f"<td>{escape(target.measured)}</td><td>{escape(target.wanted)}</td>"
+        rows.append(f"<tr><td>{verdict} {escape(target.name)}</td>{cells}</tr>")
+    return _grid(("target", "measured", "wanted"), "\n".join(rows))
 
 
 def _table(table: "Table") -> str:

@@ -44,6 +44,7 @@ _SIZE: Final = 9.0
 _POINTS_PER_CHARACTER: Final = 0.56 * _SIZE
 _STYLE: Final = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": _SIZE,
@@ -51,6 +52,7 @@ _STYLE: Final = {
     "axes.labelcolor": _LIGHT["muted"],
     "axes.edgecolor": _LIGHT["grid"],
     "axes.axisbelow": True,
+    "axes.facecolor": "none",
     "xtick.color": _LIGHT["grid"],
     "ytick.color": _LIGHT["grid"],
     "xtick.labelcolor": _LIGHT["muted"],
@@ -215,7 +217,7 @@ def _lines(chart: LineChart, *, narrow: bool, title: bool) -> Any:
             ends.append((points[-1][0], points[-1][2], number, line))
     sizes = sorted({size for line in chart.lines for size, _ in line.points})
     axes.set_ylim(0, axes.get_ylim()[1] * 1.02 if ends else 1)
-    axes.set_xticks(sizes, [short(size) for size in sizes])
+    axes.set_xticks(sizes, [_tick(size, 0) for size in sizes])
     axes.set_xlabel(chart.x_axis)
     _number(axes.yaxis)
     if narrow:
@@ -399,7 +401,7 @@ def _number(axis: Any) -> None:
 
 
 def _tick(value: float, _: int) -> str:
-    return short(value).replace(".00", "") if value else "0"
+    return re.sub(r"\.0+(?=$| )", "", short(value)) if value else "0"
 
 
 def _spaced(heights: Sequence[float], least: float) -> list[float]:
