@@ -114,7 +114,7 @@ async def reserve(request: web.Request) -> web.Response:
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
     query = request.rel_url.raw_query_string
     if request.method == hdrs.METH_POST and request.can_read_body:
-        body = await _json_object(request, limits)
+        body = await _json_object(request, limits, may_be_empty=True)
         wanted = parse(ReserveRequest, {**_reserve_parameters(query), **body}, limits)
     else:
         wanted = _reserve_query(query, limits)
@@ -180,7 +180,9 @@ def _parameters(query: str) -> dict[str, Any]:
     return parameters
 
 
-async def _json_object(request: web.Request, limits: Limits) -> Mapping[str, Any]:
+async def _json_object(
+    request: web.Request, limits: Limits, *, may_be_empty: bool = False
+) -> Mapping[str, Any]:
     """Read the body as a JSON object.
 
     Raises:
@@ -207,6 +209,8 @@ async def _json_object(request: web.Request, limits: Limits) -> Mapping[str, Any
         raise RequestError("invalidJson", "The body cannot be read") from None
     except ConnectionError:
         raise ClientGoneError from None
+    if may_be_empty and not body:
+        return {}
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError:

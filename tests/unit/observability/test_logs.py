@@ -3,9 +3,12 @@
 import asyncio
 import io
 import logging
+import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -209,6 +212,49 @@ def test_text_that_is_no_unicode_does_not_stop_the_log(
     logger.info("y")
     assert log.lines[-1]["message"] == "y"
     capsys.readouterr()
+
+
+async def test_lines_to_a_file_are_gathered_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    access = AccessLog()
+    with path.open("w", encoding="utf-8") as stream:
+        configure_logging("INFO", stream)
+        for number in range(3):
+            access("request", {"number": number})
+        logger.info("between", extra={"number": 3})
+        assert [orjson.loads(line)["number"] for line in path.read_text().splitlines()] == [0, 1, 2, 3]
+        access("request", {"number": 4})
+        async with asyncio.timeout(5):
+            while len(path.read_text().splitlines()) < 5:  # noqa: ASYNC110 - a file has no event
+                await asyncio.sleep(0.001)
+
+
+def test_lines_that_wait_are_written_as_the_process_ends(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+
+    async def request() -> None:
+        AccessLog()("request", {"number": 1})
+
+    with path.open("w", encoding="utf-8") as stream:
+        configure_logging("INFO", stream)
+        asyncio.run(request())
+        assert path.read_text() == ""
+        logging.getLogger().handlers[0].flush()
+        assert orjson.loads(path.read_text())["number"] == 1
+        # Another loop, another timer.
+        asyncio.run(request())
+
+
+def test_a_log_that_nobody_reads_stops_nothing() -> None:
+    reader, writer = os.pipe()
+    stream = os.fdopen(writer, "w")
+    configure_logging("INFO", stream)
+    os.close(reader)
+    logger.info("into the void")
+    AccessLog()("request", {})
+    with suppress(BrokenPipeError):
+        stream.close()
+    logger.info("nor this")
 
 
 class Terminal(io.StringIO):
