@@ -87,7 +87,7 @@ def error_fields(error: BaseException) -> dict[str, Any]:
 
 
 class AccessLog:
-    """Writes a line for each request, at level INFO; ``fields`` are members of the JSON object.
+    """Writes a line for each request, at level INFO.
 
     Where lines are JSON, it goes past ``logging``: a record that nobody but our own handler sees costs
     more than the line that is made of it.
@@ -96,18 +96,37 @@ class AccessLog:
     def __init__(self) -> None:
         self._logger = logging.getLogger("codesvc.access")
 
-    def __call__(self, message: str, fields: dict[str, Any]) -> None:
-        """Write one line."""
+    def __call__(
+        self, *, method: str, route: str, status: int, seconds: float, size: int, campaign_id: str | None
+    ) -> None:
+        """Write one line; ``route`` is the template, ``size`` the body's in bytes."""
         logger = self._logger
         if not logger.isEnabledFor(logging.INFO):
             return
+        fields: dict[str, Any] = {
+            "timestamp": _timestamp(time.time()),
+            "level": "INFO",
+            "logger": "codesvc.access",
+            "message": "request",
+            "correlationId": correlation_id.get(),
+            "method": method,
+            "route": route,
+            "status": status,
+            "durationMs": round(seconds * 1000, 3),
+            "bytes": size,
+        }
+        if campaign_id is not None:
+            fields["campaignId"] = campaign_id
         handler = _State.handler
         if handler is not None and handler.json and handler in logger.root.handlers:
-            line = _json_head(time.time(), "INFO", logger.name, message)
-            line.update(fields)
-            handler.write_soon(orjson.dumps(line, option=_JSON_OPTIONS))
+            spans = current_trace()
+            if spans is not None:
+                fields["traceId"], fields["spanId"] = spans
+            handler.write_soon(orjson.dumps(fields, option=_JSON_OPTIONS))
         else:
-            logger.info(message, extra=fields)
+            for name in ("timestamp", "level", "logger", "message"):
+                del fields[name]
+            logger.info("request", extra=fields)
 
 
 class _LineHandler(logging.Handler):
@@ -170,12 +189,12 @@ class _State:
     spans = False
 
 
-def _json_head(created: float, level: str, logger: str, message: str) -> dict[str, Any]:
+def _json_line(record: logging.LogRecord) -> bytes:
     fields: dict[str, Any] = {
-        "timestamp": _timestamp(created),
-        "level": level,
-        "logger": logger,
-        "message": message,
+        "timestamp": _timestamp(record.created),
+        "level": record.levelname,
+        "logger": record.name,
+        "message": _message(record),
     }
     correlation = correlation_id.get()
     if correlation is not None:
@@ -183,11 +202,6 @@ def _json_head(created: float, level: str, logger: str, message: str) -> dict[st
     spans = current_trace()
     if spans is not None:
         fields["traceId"], fields["spanId"] = spans
-    return fields
-
-
-def _json_line(record: logging.LogRecord) -> bytes:
-    fields = _json_head(record.created, record.levelname, record.name, _message(record))
     attributes = record.__dict__
     for name in attributes.keys() - _STANDARD_ATTRIBUTES:
         fields[name] = attributes[name]

@@ -120,17 +120,14 @@ class Edge:
         status = response.status
         self._telemetry.http_request((method, route.template, status), seconds)
         body = response.body
-        fields: dict[str, Any] = {
-            "method": method,
-            "route": route.template,
-            "status": status,
-            "durationMs": round(seconds * 1000, 3),
-            "bytes": len(body) if isinstance(body, bytes) and method != hdrs.METH_HEAD else 0,
-        }
-        campaign_id = _campaign(request, route)
-        if campaign_id is not None:
-            fields["campaignId"] = campaign_id
-        self._access_log("request", fields)
+        self._access_log(
+            method=method,
+            route=route.template,
+            status=status,
+            seconds=seconds,
+            size=len(body) if isinstance(body, bytes) and method != hdrs.METH_HEAD else 0,
+            campaign_id=_campaign(request) if route.campaign else None,
+        )
 
     async def _respond(
         self, request: web.Request, handler: Handler, route: RouteInfo, correlation: str
@@ -187,12 +184,10 @@ def _method(request: web.BaseRequest) -> str:
     return request.method if request.method in _METHODS else "other"
 
 
-def _campaign(request: web.BaseRequest, route: RouteInfo) -> str | None:
-    """Return the campaign of the request's path, if there is one and it may be one."""
-    if route.campaign and isinstance(request, web.Request):
-        campaign_id = request.match_info["campaignId"]
-        return campaign_id if is_campaign_id(campaign_id) else None
-    return None
+def _campaign(request: web.BaseRequest) -> str | None:
+    """Return the campaign of the request's path, if it may be one."""
+    campaign_id: str = cast("web.Request", request).match_info["campaignId"]
+    return campaign_id if is_campaign_id(campaign_id) else None
 
 
 def _note_caller(traceparent: str) -> None:
@@ -214,7 +209,7 @@ def _describe(span: Span, request: web.Request, route: RouteInfo, status: int) -
     span.set_attribute("http.response.status_code", status)
     if route.template != UNMATCHED:
         span.set_attribute("http.route", route.template)
-    campaign_id = _campaign(request, route)
+    campaign_id = _campaign(request) if route.campaign else None
     if campaign_id is not None:
         span.set_attribute("codesvc.campaign_id", campaign_id)
     if status >= 500:

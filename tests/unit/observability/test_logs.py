@@ -53,6 +53,10 @@ def log() -> Capture:
 logger = logging.getLogger("codesvc.test")
 
 
+def access(status: int = 200) -> None:
+    AccessLog()(method="GET", route="/x", status=status, seconds=0.0015, size=7, campaign_id="1")
+
+
 def raise_driver_error() -> None:
     try:
         raise KeyError(SECRET)  # noqa: TRY301 - a cause is wanted
@@ -185,7 +189,7 @@ def test_the_level_holds() -> None:
     stream = io.StringIO()
     configure_logging("WARNING", stream)
     logger.info("not this")
-    AccessLog()("nor this", {"status": 200})
+    access()
     logger.warning("this")
     assert [line["message"] for line in Capture(stream).lines] == ["this"]
 
@@ -199,10 +203,11 @@ def test_configuring_again_replaces(log: Capture) -> None:
 
 
 def test_the_access_log(log: Capture) -> None:
-    AccessLog()("request", {"method": "GET", "route": "/x", "status": 200})
+    access()
     (line,) = log.lines
-    assert (line["logger"], line["message"]) == ("codesvc.access", "request")
-    assert (line["method"], line["route"], line["status"]) == ("GET", "/x", 200)
+    assert (line["level"], line["logger"], line["message"]) == ("INFO", "codesvc.access", "request")
+    assert (line["method"], line["route"], line["status"], line["campaignId"]) == ("GET", "/x", 200, "1")
+    assert (line["durationMs"], line["bytes"]) == (1.5, 7)
 
 
 def test_text_that_is_no_unicode_does_not_stop_the_log(
@@ -216,14 +221,18 @@ def test_text_that_is_no_unicode_does_not_stop_the_log(
 
 async def test_lines_to_a_file_are_gathered_in_their_order(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    access = AccessLog()
     with path.open("w", encoding="utf-8") as stream:
         configure_logging("INFO", stream)
         for number in range(3):
-            access("request", {"number": number})
-        logger.info("between", extra={"number": 3})
-        assert [orjson.loads(line)["number"] for line in path.read_text().splitlines()] == [0, 1, 2, 3]
-        access("request", {"number": 4})
+            access(200 + number)
+        logger.info("between", extra={"status": 203})
+        assert [orjson.loads(line)["status"] for line in path.read_text().splitlines()] == [
+            200,
+            201,
+            202,
+            203,
+        ]
+        access()
         async with asyncio.timeout(5):
             while len(path.read_text().splitlines()) < 5:  # noqa: ASYNC110 - a file has no event
                 await asyncio.sleep(0.001)
@@ -233,14 +242,14 @@ def test_lines_that_wait_are_written_as_the_process_ends(tmp_path: Path) -> None
     path = tmp_path / "log"
 
     async def request() -> None:
-        AccessLog()("request", {"number": 1})
+        access(201)
 
     with path.open("w", encoding="utf-8") as stream:
         configure_logging("INFO", stream)
         asyncio.run(request())
         assert path.read_text() == ""
         logging.getLogger().handlers[0].flush()
-        assert orjson.loads(path.read_text())["number"] == 1
+        assert orjson.loads(path.read_text())["status"] == 201
         # Another loop, another timer.
         asyncio.run(request())
 
@@ -251,10 +260,20 @@ def test_a_log_that_nobody_reads_stops_nothing() -> None:
     configure_logging("INFO", stream)
     os.close(reader)
     logger.info("into the void")
-    AccessLog()("request", {})
+    access()
     with suppress(BrokenPipeError):
         stream.close()
     logger.info("nor this")
+
+
+async def test_other_handlers_see_requests_too(log: Capture) -> None:
+    stream = Terminal()
+    configure_logging("INFO", stream)
+    correlation_id.set("c-1")
+    access()
+    assert re.search(r"INFO    codesvc\.access: request .*route=/x .*campaignId=1", stream.getvalue())
+    assert stream.getvalue().count("c-1") == 1
+    assert log.text == ""
 
 
 class Terminal(io.StringIO):
