@@ -23,8 +23,8 @@ help: ## list the targets
 run: build ## start everything, load 1,000,000 codes, stay up until Ctrl-C
 	@$(PY) -m codesvc dev $(ARGS)
 
-test: build ## the whole test suite, on a real mongod
-	@if [ -f tests/native/sanitize.py ]; then $(PY) tests/native/sanitize.py; fi
+test: build ## the native core under sanitizers, then the whole test suite on a real mongod
+	@$(PY) tests/native/sanitize.py -q
 	@$(PY) -m pytest $(ARGS)
 
 lint: build ## formatter, linter, strict types, stubs, and a build whose warnings are errors
@@ -46,8 +46,7 @@ bench-quick: build $(VENV)/.bench ## every benchmark, once and small: it still r
 	@$(PY) -m benchmarks --quick $(ARGS)
 
 sanitize: build ## the native core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	@if [ -f tests/native/sanitize.py ]; then $(PY) tests/native/sanitize.py; \
-	else echo "There is no sanitizer run yet"; fi
+	@$(PY) tests/native/sanitize.py $(ARGS)
 
 build: $(VENV)/.built ## .venv with the locked dependencies, and the extension
 

@@ -263,7 +263,13 @@ def test_ingest_interrupted_and_sent_again(
 ) -> None:
     file = tmp_path / "codes.csv"
     write_codes(file, 300_000)
-    command = [sys.executable, "-m", "codesvc", "ingest", str(file), "--campaign", "c1", "--type", "tm"]
+    # What runs in a shell's background is born deaf to SIGINT, and these tests may.
+    terminal = (
+        "import signal, sys, codesvc.cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.exit(codesvc.cli.main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", terminal, "ingest", str(file), "--campaign", "c1", "--type", "tm"]
     environment = {**os.environ, **service, "CODESVC_BATCH_SIZE": "1000", "CODESVC_WRITE_CONCURRENCY": "1"}
     codes = mongo[service["CODESVC_MONGO_DATABASE"]]["codes"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as first:
