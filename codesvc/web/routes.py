@@ -24,7 +24,11 @@ EDGE: Final = web.AppKey("edge", Edge)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method of one path. ``head`` says whether HEAD is answered like GET."""
+    """One method of one path.
+
+    ``head`` says whether HEAD is answered like GET; ``template`` is what metrics and logs call it, if not
+    by its path.
+    """
 
     method: str
     path: str
@@ -32,6 +36,7 @@ class Route:
     protected: bool
     traced: bool = True
     head: bool = True
+    template: str | None = None
 
 
 def create_web_app(
@@ -64,7 +69,10 @@ def create_web_app(
     if dev_token is not None:
         _add(app, edge, [_dev_token_route(dev_token)])
     for path, handler in documentation(limits, dev=dev_token is not None).items():
-        _add(app, edge, [Route(hdrs.METH_GET, path, handler, protected=False, traced=False)])
+        template = "/docs" if path.startswith("/docs/") else None
+        _add(
+            app, edge, [Route(hdrs.METH_GET, path, handler, protected=False, traced=False, template=template)]
+        )
     _add_nothing(app, edge)
 
     async def lag(_: web.Application) -> AsyncIterator[None]:
@@ -114,7 +122,7 @@ def _add(app: web.Application, edge: Edge, routes: Iterable[Route]) -> None:
         by_path.setdefault(route.path, []).append(route)
     for path, group in by_path.items():
         resource = app.router.add_resource(path)
-        template = resource.canonical
+        template = group[0].template or resource.canonical
         info = RouteInfo(
             template,
             protected=group[0].protected,

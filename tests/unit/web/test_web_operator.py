@@ -246,6 +246,8 @@ class TestPage:
         for asset in assets.found:
             assert "//" not in asset
             assert (await send(anonymous, "GET", f"/{asset}")).status == 200
+        samples = metric_samples((await send(anonymous, "GET", "/metrics")).body.decode())
+        assert samples['http_request_count{method="GET",path="/docs",status="200"}'] == 3
 
     @pytest.mark.parametrize("path", ["/docs", "/docs/docs.js", "/docs/docs.css"])
     async def test_asks_no_other_host(self, anonymous: Client, path: str) -> None:
