@@ -9,18 +9,15 @@ import os
 # Read when polars is imported.
 os.environ["POLARS_MAX_THREADS"] = "1"
 
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.micro.measure import Key, Measure
+
 ROUNDS: Final = 5
-
-Key = tuple[str, str, str]
-"""Suite, case, contender."""
-
 _FAULTS: Final[pytest.StashKey[dict[Key, str]]] = pytest.StashKey()
 
 
@@ -48,32 +45,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
-class Measure:
-    """Times one round of one contender; or nothing, if what it finds is wrong."""
-
-    def __init__(self, benchmark: BenchmarkFixture, suite: str, faults: dict[Key, str]) -> None:
-        self._benchmark = benchmark
-        self._suite = suite
-        self._faults = faults
-
-    def __call__(
-        self, case: str, contender: str, run: Callable[[], object], *, amount: int, right: Callable[[], bool]
-    ) -> None:
-        """Time ``run``, which does ``amount`` units.
-
-        ``right`` says whether that counts; it is called once for all rounds, and warms up what it calls.
-        """
-        key = (self._suite, case, contender)
-        if key not in self._faults:
-            self._faults[key] = _fault(right)
-        fault = self._faults[key]
-        self._benchmark.extra_info.update(
-            suite=self._suite, case=case, contender=contender, amount=amount, fault=fault
-        )
-        timed = _nothing if fault else run
-        self._benchmark.pedantic(timed, rounds=1, iterations=1)  # type: ignore[no-untyped-call]
-
-
 @pytest.fixture
 def measure(benchmark: BenchmarkFixture, request: pytest.FixtureRequest, round_number: int) -> Measure:
     benchmark.extra_info["round"] = round_number
@@ -93,15 +64,3 @@ def server_core() -> Iterator[int]:
     os.sched_setaffinity(0, {cores[-1]})
     yield cores[0]
     os.sched_setaffinity(0, cores)
-
-
-def _fault(right: Callable[[], bool]) -> str:
-    """Say what is wrong with a contender's result; empty if it is right."""
-    try:
-        return "" if right() else "the result is wrong"
-    except Exception:  # noqa: BLE001 - a contender that fails has no figure, and the others still have theirs
-        return traceback.format_exc(limit=-3)
-
-
-def _nothing() -> None:
-    """Be timed instead of what is wrong."""

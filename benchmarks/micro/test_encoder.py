@@ -8,7 +8,7 @@ import bson
 import pytest
 
 from benchmarks.data import Profile, records
-from benchmarks.micro.conftest import Measure
+from benchmarks.micro.measure import Measure
 from codesvc._fastcsv import Batch, Extractor
 
 _SAVED_MS: Final = 1_700_000_000_000

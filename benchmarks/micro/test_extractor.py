@@ -4,9 +4,9 @@ from functools import partial
 
 import pytest
 
-from benchmarks.micro.conftest import Measure
 from benchmarks.micro.extractors import Tool, tools
 from benchmarks.micro.files import FILES, CsvFile, csv_file, expected_codes
+from benchmarks.micro.measure import Measure
 from benchmarks.micro.yardstick import Memchr
 
 

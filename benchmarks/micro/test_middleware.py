@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from benchmarks.micro.client import CONNECTIONS, KeepAlive
-from benchmarks.micro.conftest import Measure
+from benchmarks.micro.measure import Measure
 from benchmarks.micro.servers import PATHS, SECRET
 from codesvc.local.process import ChildProcess, free_port, wait_for_port
 from codesvc.web.auth import mint_token

@@ -8,7 +8,7 @@ import bson
 import pytest
 
 from benchmarks.data import Profile, records
-from benchmarks.micro.conftest import Measure
+from benchmarks.micro.measure import Measure
 from codesvc._fastcsv import read_write_reply
 
 _OURS: Final = "codesvc"

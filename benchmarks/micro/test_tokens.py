@@ -13,7 +13,7 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from benchmarks.micro.conftest import Measure
+from benchmarks.micro.measure import Measure
 from codesvc.web.auth import Authenticator, TokenRules, UnauthorizedError
 
 _OURS: Final = "codesvc"
