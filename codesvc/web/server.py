@@ -67,11 +67,10 @@ class _EdgeHandler(RequestHandler):
             raise ConnectionError("the response has begun")
         correlation = new_correlation_id()
         correlation_id.set(correlation)
-        error: Exception = RuntimeError() if exc is None or status >= 500 else _not_http()
-        if status >= 500:
-            _logger.error("request failed outside of the application", exc_info=exc)
-        else:
+        error: Exception = exc if isinstance(exc, Exception) else RuntimeError()
+        if status < 500:
             _logger.info("not HTTP", extra={"reason": type(exc).__name__})
+            error = RequestError("badRequest", "The request line or a header is malformed")
         response = self._edge.refuse(error, correlation)
         response.force_close()
         self._edge.finish(request, response, _OUTSIDE, correlation, 0.0)
@@ -96,7 +95,3 @@ class _EdgeHandler(RequestHandler):
             _logger.info("body not read to its end")
         else:
             super().log_exception(*args, **kw)
-
-
-def _not_http() -> RequestError:
-    return RequestError("badRequest", "The request line or a header is malformed")
