@@ -27,10 +27,10 @@
         starts &= starts - 1;                                                       \
     }
 
-/* Of the 64 bytes `v` at `block`, the starts of records; one that follows them is carried. `valid` are those before the
- * chunk's end. Sets c->broken if quoting is. */
-FC_TARGET static inline uint64_t FC_NAME(starts)(fc_carry *c, const FC_NAME(block) *v, uint64_t valid,
-                                                 const uint8_t *block, const uint8_t *begin) {
+/* Of the 64 bytes `v` at `block`, the starts of records; one that follows them is carried. Sets c->broken if quoting is
+ * out of order, or may be, after the chunk's last byte. */
+FC_TARGET static inline uint64_t FC_NAME(starts)(fc_carry *c, const FC_NAME(block) *v, const uint8_t *block,
+                                                 const uint8_t *begin) {
     uint64_t lf = FC_NAME(equal)(v, '\n'), cr = FC_NAME(equal)(v, '\r'), quotes = FC_NAME(equal)(v, '"');
     uint64_t terminators = lf, lf_of_crlf = 0, line_ends = lf;
     if (cr | quotes | c->cr | c->inside | c->closing) {
@@ -43,12 +43,11 @@ FC_TARGET static inline uint64_t FC_NAME(starts)(fc_carry *c, const FC_NAME(bloc
         if (quotes | c->inside | c->closing) {
             uint64_t inside = FC_NAME(prefix_xor)(quotes) ^ c->inside;
             uint64_t delimiters = (terminators | FC_NAME(equal)(v, ',')) & ~inside;
-            uint64_t comma_before = block == begin || block[-1] == ','; /* before the first one: as good as one */
-            uint64_t field_starts = delimiters << 1 | c->terminator | (comma_before & ~c->inside);
+            uint64_t comma_before = block == begin || block[-1] == ','; /* a record's start is as good */
+            uint64_t field_starts = delimiters << 1 | c->terminator | comma_before;
             uint64_t closing = quotes & ~inside, after_closing = closing << 1 | c->closing;
             terminators &= ~inside;
             c->broken = (quotes & inside & ~field_starts & ~after_closing) | (after_closing & ~delimiters & ~quotes);
-            c->broken &= valid;
             c->closing = closing >> 63;
             c->inside = (uint64_t)0 - (inside >> 63);
         }
@@ -70,16 +69,14 @@ FC_TARGET __attribute__((noinline)) static size_t FC_NAME(find_starts)(fc_carry 
     uint32_t *to = starts_at;
     for (; block < window_end; block += 64) {
         FC_NAME(block) v;
-        uint64_t valid = ~(uint64_t)0;
         if (end - block >= 64) {
             v = FC_NAME(load)(block);
         } else {
             uint8_t last[64] = {0};
             memcpy(last, block, (size_t)(end - block));
-            valid = ((uint64_t)1 << (end - block)) - 1;
             v = FC_NAME(load)(last);
         }
-        uint64_t starts = FC_NAME(starts)(&c, &v, valid, block, begin);
+        uint64_t starts = FC_NAME(starts)(&c, &v, block, begin);
         uint32_t offset = (uint32_t)(block - begin), *next = to + FC_NAME(popcount)(starts);
         /* A fixed number without a branch, mostly enough; what is too much is overwritten from `next` on. */
         FC_PUT_STARTS(2)
@@ -162,7 +159,6 @@ FC_TARGET static fc_status FC_NAME(scan)(fc_extractor *x, const uint8_t **at, co
     while (block < end && !stop) {
         const uint8_t *window_end = end - block > FC_WINDOW ? block + FC_WINDOW : end;
         size_t count = FC_NAME(find_starts)(&carry, &block, window_end, begin, end, starts_at);
-        if (block == end && carry.terminator) starts_at[count++] = (uint32_t)(end - begin);
         stop = carry.broken != 0;
 
         /* A record that is too long, unless by its line end only. */

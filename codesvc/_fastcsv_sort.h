@@ -64,11 +64,11 @@ static inline uint64_t fc_sort_key(const uint8_t *code, size_t depth) {
     return len - depth >= 8 ? key : key & ~(~(uint64_t)0 >> (8 * (len - depth)));
 }
 
+/* NOTE: codes that agree in their first `depth` bytes are at least that long. */
 static inline bool fc_sort_less(const fc_sort_item *a, const fc_sort_item *b, size_t depth) {
     if (a->key != b->key) return a->key < b->key;
     size_t a_len = fc_arena_length(a->code), b_len = fc_arena_length(b->code);
     size_t common = a_len < b_len ? a_len : b_len;
-    if (common <= depth) return a_len < b_len;
     int order = memcmp(a->code + FC_LENGTH_BYTES + depth, b->code + FC_LENGTH_BYTES + depth, common - depth);
     return order != 0 ? order < 0 : a_len < b_len;
 }

@@ -1,6 +1,8 @@
 """Where a batch ends, and that what it holds is the BSON that the driver itself would make."""
 
+import ctypes
 import gc
+import random
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -132,6 +134,29 @@ def test_a_batch_ends_before_its_larger_form_exceeds_max_batch_bytes(chunk_size:
         assert len(batch.upserts() + upsert(following.codes()[0])) > limit
 
 
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("seed", range(10))
+def test_each_batch_holds_as_many_codes_as_fit(instruction_set: str, seed: int) -> None:
+    chance = random.Random(seed)
+    lengths = [chance.choice([1, 12, 12, 12, 12, 64, 65, 256]) for _ in range(3000)]
+    codes = ["k" * length for length in lengths]
+    limit = chance.choice([600, 5000, 20_000])
+    fixed = len(upsert(""))
+    expected: list[int] = []
+    used = limit
+    for length in lengths:
+        if used + fixed + length > limit:
+            expected.append(0)
+            used = 0
+        expected[-1] += 1
+        used += fixed + length
+    made = batches(
+        extractor(max_batch_bytes=limit, instruction_set=instruction_set), "\n".join(codes).encode(), 4096
+    )
+    assert [len(batch) for batch in made] == expected
+    assert [code for batch in made for code in batch.codes()] == codes
+
+
 def test_a_batch_fills_its_limit_to_the_last_byte() -> None:
     limit = 2 * len(upsert("x" * 256))
     (full,) = batches(extractor(max_batch_bytes=limit), b"x" * 256 + b"\n" + b"y" * 256)
@@ -158,6 +183,18 @@ def test_the_hash_of_documents_is_their_own() -> None:
         assert documents == document(code)
         assert bytearray(documents) == document(code)
         assert len({documents, document(code)}) == 1
+        del batch, documents
+
+
+def test_documents_end_with_the_nul_that_c_code_relies_on() -> None:
+    """https://docs.python.org/3/c-api/bytes.html: the byte after the last is 0, and is not counted."""
+    x = extractor(max_batch_codes=1)
+    for code in ("longer-than-the-next", "short"):
+        (batch,) = x.feed(f"{code}\n".encode())
+        documents = batch.documents
+        address = ctypes.cast(ctypes.c_char_p(documents), ctypes.c_void_p).value
+        assert address is not None
+        assert ctypes.string_at(address, len(documents) + 1) == documents + b"\0"
         del batch, documents
 
 

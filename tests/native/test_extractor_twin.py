@@ -51,6 +51,7 @@ def same_as_twin(data: bytes, **options: object) -> None:
 @given(data=files, header=st.booleans(), strict=st.booleans())
 @example(data=b"\xef\xbb", header=False, strict=False)
 @example(data=b"\xef\xbb\xbf", header=True, strict=False)
+@example(data=b'x,"a\rbc\nd\r\ne"\r\n\xff\n', header=False, strict=False)
 @example(data=b'"a\r"\n"b\r\n"\n\r\n\n\r"c', header=False, strict=False)
 def test_any_file(data: bytes, *, header: bool, strict: bool) -> None:
     same_as_twin(data, header=header, strict=strict)

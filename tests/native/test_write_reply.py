@@ -179,6 +179,37 @@ def test_every_truncation() -> None:
             assert read_write_reply(shorter).n == decoded.get("n", 0)
 
 
+@pytest.mark.parametrize(
+    "element",
+    [
+        b"\x02s\0\x02\0\0\0ab",  # a string without its NUL
+        b"\x02s\0\x00\0\0\0a\0",  # a string too short for its NUL
+        b"\x02s\0\x7f\0\0\0a\0",  # lengths beyond the end
+        b"\x02s\0\xff\xff\xff\xffa\0",
+        b"\x05b\0\x7f\0\0\0\0a",
+        b"\x05b\0\xff\xff\xff\xff\0a",
+        b"\x03d\0\x7f\0\0\0\0",
+        b"\x03d\0\xff\xff\xff\xff\0",
+        b"\x0fc\0\x7f\0\0\0\x02\0\0\0a\0\x05\0\0\0\0",
+        b"\x0fc\0\x05\0\0\0\0",
+        b"\x03d\0\x04\0\0\0",  # a document shorter than an empty one
+        b"\x03d\0\x05\0\0\0\x01",  # a document without its NUL
+        b"\x0br\0aa",  # a regular expression of one string, of none
+        b"\x0br\0aa\0bb",
+        b"\x10i\0\x01\0\0",  # a number cut off
+        b"\x12i\0\x01\0\0\0\0\0\0",
+        b"\x08b\0",
+        b"\x20u\0\x01",  # no such type
+        b"\x10name",  # a name without an end
+        b"\x10",
+    ],
+)
+def test_malformed_elements(element: bytes) -> None:
+    body = element + b"\0"
+    with pytest.raises(ValueError, match="not the BSON"):
+        read_write_reply(struct.pack("<i", len(body) + 4) + body)
+
+
 def test_bytes_after_the_end() -> None:
     with pytest.raises(ValueError, match="not the BSON"):
         read_write_reply(FULL + b"\0")
