@@ -4,10 +4,11 @@ Motor is the default. PyMongo's own asyncio client has the same surface but for 
 other does not; those few are hidden here, so that the rest of the room is written once.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Final
 
 import pymongo
@@ -25,6 +26,7 @@ from codesvc.settings import Driver, Settings
 COLLECTION: Final = "codes"
 
 _READ_CONCERN: Final = ReadConcern("local")
+_GOODBYE_SECONDS: Final = 1.0
 
 # The two drivers share no base class; what codesvc calls on them is the same by name.
 AsyncClient = Any
@@ -122,9 +124,13 @@ class Mongo:
 
     async def close(self) -> None:
         """Close every connection."""
-        closed = self.client.close()
-        if isawaitable(closed):
-            await closed
+        # The driver first tells the server which sessions end, and would wait for one that is away.
+        with pymongo.timeout(_GOODBYE_SECONDS):
+            if iscoroutinefunction(self.client.close):
+                await self.client.close()
+            else:
+                # Motor's blocks.
+                await asyncio.to_thread(self.client.close)
 
 
 @asynccontextmanager

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from pymongo import MongoClient
-from rig import Documents, Rig, Rigs
+
+from .rig import Documents, Rig, Rigs
 
 __all__ = ["database_name", "documents", "driver", "frozen", "rig", "rig_database", "rigs"]
 

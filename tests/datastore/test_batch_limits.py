@@ -3,11 +3,12 @@
 from typing import Any
 
 from pymongo import MongoClient
-from rig import Documents, Rig, Rigs, csv, numbered
 
 from codesvc._fastcsv import Extractor
 from codesvc.datastore.wire import Wire
 from codesvc.models import UploadCounts
+
+from .rig import Documents, Rig, Rigs, csv, numbered
 
 LONGEST: dict[str, Any] = {"campaign_id": "c" * 128, "batch_size": 100_000}
 

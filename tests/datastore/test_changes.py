@@ -5,9 +5,10 @@ import random
 from datetime import timedelta
 
 import pytest
-from rig import CAMPAIGN, START, TTL, Documents, Rig, document, numbered, stored
 
 from codesvc.models import ChangeCounts, CodeType, Counts
+
+from .rig import CAMPAIGN, START, TTL, Documents, Rig, document, numbered, stored
 
 MOMENT = timedelta(milliseconds=1)
 LATER = timedelta(hours=1)

@@ -5,12 +5,13 @@ import time
 from typing import Any
 
 import pytest
-from rig import CAMPAIGN, Commands, Documents, Rig, Rigs, numbered, opened
 
 from codesvc.datastore.indexes import ensure_indexes
 from codesvc.errors import DatabaseRefusedError
 from codesvc.local.process import free_port
 from codesvc.models import ChangeCounts, CodeType, Counts, UploadCounts
+
+from .rig import CAMPAIGN, Commands, Documents, Rig, Rigs, numbered, opened
 
 
 @pytest.mark.parametrize(

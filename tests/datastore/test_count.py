@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from pymongo import MongoClient
-from rig import CAMPAIGN, START, TTL, Documents, Rig, document, numbered
 
 from codesvc.models import CodeType, Counts, Status
+
+from .rig import CAMPAIGN, START, TTL, Documents, Rig, document, numbered
 
 
 @contextmanager

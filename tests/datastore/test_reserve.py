@@ -10,10 +10,11 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rig import CAMPAIGN, START, TTL, Documents, Rig, Rigs, document, numbered, stored
 
 from codesvc.datastore.codes import random_between
 from codesvc.models import CodeType, Counts
+
+from .rig import CAMPAIGN, START, TTL, Documents, Rig, Rigs, document, numbered, stored
 
 MOMENT = timedelta(milliseconds=1)
 

@@ -5,15 +5,17 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
-from rig import CAMPAIGN, START, TTL, Documents, Rig, Rigs, document, numbered, stored
 
 from codesvc.local.mongod import find_mongod
 from codesvc.local.process import LOOPBACK, ChildProcess, free_port, wait_for_port
 from codesvc.models import ChangeCounts, CodeType, Counts, Status, UploadCounts
+
+from .rig import CAMPAIGN, START, TTL, Documents, Rig, Rigs, document, numbered, stored
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,15 @@ def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a mongod that is a member of no set."""
     directory = tmp_path_factory.mktemp("standalone")
     port = free_port()
-    arguments = [find_mongod(), "--dbpath", directory, "--bind_ip", LOOPBACK, "--port", str(port)]
+    arguments: list[str | Path] = [
+        find_mongod(),
+        "--dbpath",
+        directory,
+        "--bind_ip",
+        LOOPBACK,
+        "--port",
+        str(port),
+    ]
     arguments += ["--wiredTigerCacheSizeGB", "0.25", "--nounixsocket"]
     process = ChildProcess(arguments, name="mongod", log=directory / "mongod.log")
     process.start()

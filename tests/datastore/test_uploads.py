@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from rig import CAMPAIGN, START, Documents, Rig, Rigs, csv, document, numbered, stored
 
 import codesvc.datastore.codes
 from codesvc.models import CodeType, UploadCounts
+
+from .rig import CAMPAIGN, START, Documents, Rig, Rigs, csv, document, numbered, stored
 
 WAYS = [
     pytest.param(("pymongo", "insert-first", True), id="insert-first-pymongo"),

@@ -1,0 +1,1 @@
+"""The datastore against a real MongoDB, on both drivers."""

@@ -1,0 +1,1 @@
+"""What networks and servers do to a request: cut, stall, lose, fail over."""

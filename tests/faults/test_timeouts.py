@@ -1,0 +1,146 @@
+"""MongoDB that does not answer: an error in time, and no restart once it answers again."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import pytest
+from datastore.rig import CAMPAIGN, Rig, Rigs, numbered
+
+from codesvc.errors import DatabaseUnavailableError
+from codesvc.models import CodeType, Status
+
+from .conftest import FailPoint
+from .proxy import Proxy
+
+TIMEOUT = 1.0
+SLACK = 1.0
+
+pytestmark = [
+    pytest.mark.usefixtures("short_lived_transactions"),
+    # PyMongo's asyncio client forgets the socket with which it is just connecting when it is closed.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+Operation = Callable[[Rig], Awaitable[object]]
+
+OPERATIONS: dict[str, Operation] = {
+    "count": lambda rig: rig.inventory.count(CAMPAIGN, CodeType.TM),
+    "count-status": lambda rig: rig.inventory.count_status(CAMPAIGN, CodeType.TM, Status.AVAILABLE),
+    "reserve": lambda rig: rig.reserve(5),
+    "assign": lambda rig: rig.inventory.assign(CAMPAIGN, numbered(12_000)),
+    "release": lambda rig: rig.inventory.release(CAMPAIGN, numbered(12_000)),
+    "upload": lambda rig: rig.upload(numbered(300), batch_size=50, write_concurrency=2),
+}
+
+# What each operation sends, to be held up one by one.
+COMMANDS = [
+    ("count", "aggregate"),
+    ("count-status", "aggregate"),
+    ("reserve", "find"),
+    ("reserve", "update"),
+    ("reserve", "commitTransaction"),
+    ("assign", "update"),
+    ("release", "update"),
+    ("upload", "createIndexes"),
+    ("upload", "insert"),
+    ("upload", "update"),
+]
+
+
+@pytest.fixture(params=["motor", "pymongo"])
+async def proxied(request: pytest.FixtureRequest, rigs: Rigs, proxy_uri: str) -> Rig:
+    """A rig behind the proxy, with little patience."""
+    rig = await rigs(uri=proxy_uri, mongo_driver=request.param, mongo_timeout=TIMEOUT)
+    await rig.upload(numbered(200))
+    return rig
+
+
+async def unavailable_in_time(operation: Awaitable[object], limit: float = TIMEOUT + SLACK) -> None:
+    start = time.monotonic()
+    with pytest.raises(DatabaseUnavailableError):
+        await operation
+    assert time.monotonic() - start < limit
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+async def test_a_network_that_stalls(proxied: Rig, proxy: Proxy, operation: Operation) -> None:
+    proxy.stall()
+    await unavailable_in_time(operation(proxied))
+    proxy.flow()
+    await operation(proxied)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+async def test_a_server_that_is_gone(proxied: Rig, proxy: Proxy, operation: Operation) -> None:
+    proxy.down()
+    await unavailable_in_time(operation(proxied))
+    await proxy.up()
+    await eventually(operation, proxied)
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS)
+async def test_a_command_that_hangs(rigs: Rigs, failing: FailPoint, name: str, command: str) -> None:
+    rig = await rigs(mongo_driver="pymongo", mongo_timeout=TIMEOUT)
+    await rig.upload(numbered(200))
+    blocked = {"blockConnection": True, "blockTimeMS": 2_500}
+    with failing(command, times=2, **blocked):
+        await unavailable_in_time(OPERATIONS[name](rig))
+    await eventually(OPERATIONS[name], rig)
+
+
+async def test_many_callers_of_a_network_that_stalls(proxied: Rig, proxy: Proxy) -> None:
+    # More than Motor has threads.
+    proxy.stall()
+    operations = [operation(proxied) for operation in OPERATIONS.values() for _ in range(8)]
+    await asyncio.gather(*(unavailable_in_time(one, 2 * TIMEOUT + SLACK) for one in operations))
+    ready = time.monotonic()
+    assert not await proxied.mongo.ping(0.5)
+    assert time.monotonic() - ready < 1.0
+    proxy.flow()
+    await asyncio.gather(*(eventually(operation, proxied) for operation in OPERATIONS.values()))
+
+
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+async def test_a_server_that_comes_after_the_service(
+    rigs: Rigs, proxy: Proxy, proxy_uri: str, driver: str
+) -> None:
+    proxy.down()
+    rig = await rigs(uri=proxy_uri, mongo_driver=driver, mongo_timeout=TIMEOUT, indexes=False)
+    for operation in OPERATIONS.values():
+        await unavailable_in_time(operation(rig))
+    assert not await rig.mongo.ping(0.2)
+    await proxy.up()
+    for operation in OPERATIONS.values():
+        await eventually(operation, rig)
+    assert await rig.mongo.ping(2.0)
+
+
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+async def test_closing_does_not_wait_for_a_server_that_is_gone(
+    rigs: Rigs, proxy: Proxy, proxy_uri: str, driver: str
+) -> None:
+    rig = await rigs(uri=proxy_uri, mongo_driver=driver, mongo_timeout=15.0)
+    await rig.upload(numbered(10))
+    proxy.down()
+    start = time.monotonic()
+    closing = asyncio.create_task(rig.mongo.close())
+    gaps = []
+    while not closing.done():
+        before = time.monotonic()
+        await asyncio.sleep(0.01)
+        gaps.append(time.monotonic() - before)
+    await closing
+    assert time.monotonic() - start < 3.0
+    assert max(gaps) < 0.5
+
+
+async def eventually(operation: Operation, rig: Rig) -> None:
+    """Try until it is done; the driver looks for a server that was away twice a second."""
+    deadline = time.monotonic() + 8
+    while time.monotonic() < deadline:
+        with suppress(DatabaseUnavailableError):
+            await operation(rig)
+            return
+    await operation(rig)
