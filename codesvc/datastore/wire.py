@@ -39,6 +39,7 @@ COMMAND_OVERHEAD: Final = 16 * 1024
 # What a reply says of a document that was there already: its _id twice (in the message and as keyValue), words, and
 # the names of the database and the collection. Twice the document's own size covers the first and some of the words.
 _DUPLICATE_ERROR_BYTES: Final = 96
+_LONG_REPLY_BYTES: Final = 16 * 1024
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 
@@ -54,7 +55,16 @@ class _RawRun:
 
 
 class _RawReply(RawBSONDocument):
-    """A reply whose arrays stay undecoded: a reply to 50,000 upserts names every one of them."""
+    """A long reply whose arrays stay undecoded: a reply to 50,000 upserts names every one of them.
+
+    A short one is a plain dict: errors are short, and of a raw document the driver would read neither the labels nor
+    the topology's version, by which it tells the news of a failover from an echo.
+    """
+
+    def __new__(cls, bson_bytes: bytes, _codec_options: Any = None) -> Any:
+        if len(bson_bytes) < _LONG_REPLY_BYTES:
+            return bson.decode(bson_bytes)
+        return super().__new__(cls)
 
     @staticmethod
     def _inflate_bson(bson_bytes: Any, codec_options: Any) -> Any:
@@ -67,11 +77,13 @@ _RAW_REPLY: Final = CodecOptions(document_class=_RawReply)
 def raw_encoding_works() -> bool:
     """Try the two liberties that this module takes with the driver, on a scratch encoding."""
     first, second = bson.encode({"a": 1}), bson.encode({"b": "x"})
-    reply = bson.encode({"n": 2, "upserted": [{"index": 0, "_id": 1}], "ok": 1.0})
+    short = {"n": 0, "errorLabels": ["x"], "ok": 0.0}
+    long = bson.encode({"n": 2, "upserted": [{"_id": "x" * _LONG_REPLY_BYTES}], "ok": 1.0})
     try:
         return (
             bson.encode(_RawRun(first + second)) == first + second  # type: ignore[arg-type]
-            and bytes((decoded := bson.decode(reply, _RAW_REPLY)).raw) == reply
+            and bson.decode(bson.encode(short), _RAW_REPLY) == short
+            and bytes((decoded := bson.decode(long, _RAW_REPLY)).raw) == long
             and decoded["ok"] == 1.0
         )
     except Exception:  # noqa: BLE001 - whatever another version of the driver does with them, they do not work
@@ -170,14 +182,10 @@ class Wire:
     async def _send(
         self, command: dict[str, Any], field: str, payload: bytes, session: AsyncSession | None
     ) -> WriteReply:
-        database = self._mongo.database
-        if self._raw:
-            command[field] = [_RawRun(payload)]
-            reply = await database.command(command, codec_options=_RAW_REPLY, session=session)
-            return read_write_reply(bytes(reply.raw))
-        command[field] = bson.decode_all(payload)
-        reply = await database.command(command, session=session)
-        return read_write_reply(bson.encode(reply))
+        command[field] = [_RawRun(payload)] if self._raw else bson.decode_all(payload)
+        options = {"codec_options": _RAW_REPLY} if self._raw else {}
+        reply = await self._mongo.database.command(command, session=session, **options)
+        return read_write_reply(bytes(reply.raw) if isinstance(reply, _RawReply) else bson.encode(reply))
 
 
 def _cut(documents: bytes, count: int, error_bytes: int, reply_bytes: int) -> list[tuple[bytes, int]]:
