@@ -168,7 +168,10 @@ def serve(settings: Settings) -> int:
 
     """
     configure_logging(settings.log_level.value)
-    flush_traces = configure_tracing(service_version=__version__)
+    try:
+        flush_traces = configure_tracing(service_version=__version__)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings))
