@@ -147,13 +147,13 @@ def _table(suite: Suite, cases: Cases) -> Table:
                 (
                     f"{case}: {contender}",
                     short(median(rates)) if rates else "N/A",
-                    f"{short(min(rates))} to {short(max(rates))}" if rates else "",
                     "N/A" if times is None else f"{times:.2f}",
+                    f"{short(min(rates))} to {short(max(rates))}" if rates else "",
                 )
             )
             if series.fault:
                 faults.append(f"{case}, {contender}: {series.fault.strip().splitlines()[-1]}.")
-    head = ("case: contender", f"{suite.unit}, median", "of all rounds", f"times {suite.base}")
+    head = ("case: contender", f"{suite.unit}, median", f"times {suite.base}", "of all rounds")
     return Table(suite.title, head, rows, " ".join(faults))
 
 

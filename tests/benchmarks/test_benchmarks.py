@@ -121,10 +121,10 @@ def test_a_wrong_result_is_not_available(tmp_path: Path) -> None:
     add_results(report, path, quick=True)
     (table,) = report.tables
     assert table.rows == [
-        ("all inserted: codesvc", "750", "500 to 1.00 k", "2.00"),
-        ("all inserted: bson.decode", "375", "250 to 500", "1.00"),
-        ("all upserted: codesvc", "N/A", "", "N/A"),
-        ("all upserted: bson.decode", "250", "250 to 250", "1.00"),
+        ("all inserted: codesvc", "750", "2.00", "500 to 1.00 k"),
+        ("all inserted: bson.decode", "375", "1.00", "250 to 500"),
+        ("all upserted: codesvc", "N/A", "N/A", ""),
+        ("all upserted: bson.decode", "250", "1.00", "250 to 250"),
     ]
     assert table.note == "all upserted, codesvc: the result is wrong."
 
