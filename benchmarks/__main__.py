@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from benchmarks import micro
 from benchmarks.bench import Bench, single, three
 from benchmarks.report import Report
 from benchmarks.suites import durability, latency, load, scale, tuning
 
 OUT: Final = Path("build/bench")
 
+MICRO: Final = "micro"
 Place = Callable[[Path, Path], AbstractContextManager[Bench]]
 SUITES: Final[dict[str, tuple[Place, Callable[[Bench, Report, int], None]]]] = {
     "load": (single, load.run),
@@ -34,14 +36,18 @@ def main() -> int:
         "--quick", action="store_true", help="once and small: shows that everything still runs"
     )
     parser.add_argument(
-        "--suite", action="append", choices=list(SUITES), help="only this one; may be repeated"
+        "--suite", action="append", choices=[MICRO, *SUITES], help="only this one; may be repeated"
     )
     parser.add_argument("--rounds", type=int, help="rounds of each comparison (5; 1 with --quick)")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"where the report goes ({OUT})")
+    parser.add_argument("--publish", action="store_true", help="write the README's plot into docs/ as well")
     options = parser.parse_args()
     report = Report(quick=options.quick)
     rounds = options.rounds or (1 if options.quick else 5)
-    for name in options.suite or SUITES:
+    for name in options.suite or (MICRO, *SUITES):
+        if name == MICRO:
+            micro.run(report, quick=options.quick, out=options.out)
+            continue
         place, run = SUITES[name]
         # A new MongoDB for each: none inherits another's cache.
         scratch = Path(tempfile.mkdtemp(prefix="codesvc-bench-"))
@@ -52,6 +58,8 @@ def main() -> int:
             shutil.rmtree(scratch, ignore_errors=True)
     report.show()
     sys.stdout.write(f"\n{report.write(options.out)}\n")
+    if options.publish:
+        report.publish(Path("docs"))
     return 1 if any(target.met is None for target in report.targets) else 0
 
 

@@ -79,6 +79,11 @@ class Series:
         return [run.rate for run in self.runs if run.rate is not None]
 
     @property
+    def values(self) -> list[float] | None:
+        """The rates, or None if any round went wrong: what a chart takes."""
+        return self.rates if self.right else None
+
+    @property
     def rate(self) -> float | None:
         """The median of the rates, or None if any round went wrong."""
         return median(self.rates) if self.right else None

@@ -1,6 +1,7 @@
 """How fast codes come in, from the request to the reply: new ones, known ones, mixed; narrow rows and wide ones."""
 
 from benchmarks.bench import REFERENCE, Bench, Step, add_table, at_least, take_turns
+from benchmarks.charts import Bar, BarChart
 from benchmarks.data import Profile
 from benchmarks.report import Report, Target
 
@@ -39,6 +40,23 @@ def run(bench: Bench, report: Report, rounds: int) -> None:
         f"Load {count:,} codes",
         table,
         "The reference is bulk_write of UpdateOne(upsert=True), 4 in flight.",
+    )
+    report.charts.append(
+        BarChart(
+            f"Codes stored per second, {count:,} codes",
+            unit="codes/s",
+            bars=[
+                Bar(case, contender, table[contender, case].values)
+                for case in (NEW, WIDE, KNOWN, MIXED)
+                for contender in (ceiling, "codesvc", "reference")
+                if (contender, case) in table
+            ],
+            main=True,
+        )
+    )
+    report.measured.append(
+        "Loading: the time from the request to the reply of one upload through HTTP and S3, of new codes in narrow "
+        "and in wide rows, of codes that are known already, and of a file of which half are."
     )
     base = table[ceiling, NEW]
     report.targets += [

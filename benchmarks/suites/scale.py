@@ -1,6 +1,7 @@
 """Long files: the rate holds as the collection grows, and memory does not grow with the file."""
 
 from benchmarks.bench import REFERENCE, Bench, Series, Step, add_table
+from benchmarks.charts import Better, Line, LineChart
 from benchmarks.report import Report, Target
 
 
@@ -21,6 +22,19 @@ def run(bench: Bench, report: Report, rounds: int) -> None:  # noqa: ARG001 - mi
     ceiling = Series("wire ceiling", f"{counts[-1]:,} codes", counts[-1], [bench.ceiling(longest, 2)])
     table["wire ceiling", ceiling.case] = ceiling
     add_table(report, "Scale", table)
+    rate = [(float(series.codes), series.values) for series in measured]
+    memory = [(float(series.codes), [series.runs[0].peak_memory / 1e6]) for series in measured]
+    axis = "codes in the file"
+    report.charts += [
+        LineChart("Rate over the size of the file", "codes/s", axis, [Line("codesvc", rate)]),
+        LineChart(
+            "Peak memory over the size of the file",
+            "MB",
+            axis,
+            [Line("codesvc", memory)],
+            better=Better.LOWER,
+        ),
+    ]
 
     peaks = [series.runs[0].peak_memory / 1e6 for series in measured]
     report.targets += [

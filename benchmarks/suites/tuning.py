@@ -4,6 +4,7 @@ from functools import partial
 from itertools import product
 
 from benchmarks.bench import Bench, Series, Step, take_turns
+from benchmarks.charts import HeatMap
 from benchmarks.report import Report, Table
 
 _CONCERNS = (("1", "false"), ("1", "true"), ("majority", "true"))
@@ -50,6 +51,22 @@ def run(bench: Bench, report: Report, rounds: int, *, nodes: int = 1) -> None:
             rows.append([f"w:{concern} j:{journal}, batches of {int(batch):,}", *cells])
         head = ("write concern, batch", *(f"{flight} in flight" for flight in in_flight))
         report.tables.append(Table(f"Tuning, {nodes} nodes: {case} codes, codes/s", head, rows))
+        report.charts.append(
+            HeatMap(
+                f"Tuning, {nodes} nodes: {case} codes",
+                unit="codes/s",
+                axes=("write concern", "codes in a batch", "writes in flight"),
+                rows=[f"w:{concern} j:{journal}" for concern, journal in concerns],
+                columns=[(f"{int(batch):,}", flight) for batch, flight in product(batches, in_flight)],
+                cells=[
+                    [
+                        table[f"w:{concern} j:{journal} batch {batch} in flight {flight}", case].values
+                        for batch, flight in product(batches, in_flight)
+                    ]
+                    for concern, journal in concerns
+                ],
+            )
+        )
     report.figures[f"tuning, {nodes} nodes"] = list(table.values())
 
 
