@@ -90,17 +90,10 @@ def run_tests(library: Path, runtimes: list[str]) -> int:
         sys.exit(
             f"{imported.stdout}{imported.stderr}The instrumented extension is not the one that is imported"
         )
-    # Without the conftest of all tests: what it starts is not what is looked at here.
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        f"--confcutdir={TESTS}",
-        str(TESTS),
-    ]
+    # Without the conftest of all tests: what it starts is not what is looked at here. Without capture: a finding ends
+    # the process, and what pytest had captured, the finding itself, would be lost.
+    pytest = [sys.executable, "-m", "pytest", "-q", "--capture=no", "-p", "no:cacheprovider"]
+    command = [*pytest, f"--confcutdir={TESTS}", str(TESTS)]
     return subprocess.run([*command, *sys.argv[1:]], cwd=ROOT, env=environment, check=False).returncode
 
 
