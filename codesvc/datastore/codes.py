@@ -101,14 +101,17 @@ class CodeStore:
         """Count the codes in each status, all three at one instant where the deployment knows transactions."""
         queries = {status: status_query(campaign_id, code_type, status, cut_off) for status in Status}
         with self._operation("count"):
+            deadline = time.monotonic() + self._mongo.timeout
             if not (await self._mongo.deployment()).transactions:
-                return Counts(
-                    **{status.value: await self._count(query, None) for status, query in queries.items()}
-                )
-            async with transaction(self._mongo) as session:
-                return Counts(
-                    **{status.value: await self._count(query, session) for status, query in queries.items()}
-                )
+                return await self._count_each(queries, None)
+            while True:
+                try:
+                    async with transaction(self._mongo) as session:
+                        return await self._count_each(queries, session)
+                except PyMongoError as error:
+                    if not error.has_error_label(_TRANSIENT) or time.monotonic() > deadline:
+                        raise
+                await asyncio.sleep(_FIRST_PAUSE)
 
     async def count_status(
         self, *, campaign_id: str, code_type: CodeType, status: Status, cut_off: datetime
@@ -170,6 +173,13 @@ class CodeStore:
         # pymongo.timeout bounds the whole operation, however many commands it takes.
         with self._telemetry.datastore_operation(name), translated(), pymongo.timeout(self._mongo.timeout):
             yield
+
+    async def _count_each(
+        self, queries: dict[Status, dict[str, Any]], session: AsyncSession | None
+    ) -> Counts:
+        return Counts(
+            **{status.value: await self._count(query, session) for status, query in queries.items()}
+        )
 
     async def _count(self, query: dict[str, Any], session: AsyncSession | None) -> int:
         # An aggregate, since the count command may not run in a transaction and counts orphans on shards. The server

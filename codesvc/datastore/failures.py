@@ -56,6 +56,10 @@ _PASSING_CODES: Final = RETRYABLE_CODES | {
 }
 
 
+# The server's own word that another try may succeed, whatever the code (MongoDB manual, "Transaction Error Handling").
+_PASSING_LABELS: Final = ("TransientTransactionError", "RetryableWriteError")
+
+
 def database_error(code: int | None) -> DatabaseUnavailableError | DatabaseRefusedError:
     """Make the domain's error for a number of the server's: unavailable if another try may succeed."""
     suffix = "" if code is None else f" (MongoDB error {code})"
@@ -80,7 +84,8 @@ def translated() -> Iterator[None]:
     except BulkWriteError as error:
         raise database_error(_first_code(error)) from error
     except OperationFailure as error:
-        raise database_error(error.code) from error
+        passing = any(error.has_error_label(label) for label in _PASSING_LABELS)
+        raise database_error(None if passing else error.code) from error
     except PyMongoError as error:
         if error.timeout:
             raise DatabaseUnavailableError("The database did not answer in time.") from error

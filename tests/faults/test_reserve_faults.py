@@ -9,7 +9,7 @@ import pytest
 from datastore.rig import CAMPAIGN, Documents, Rig, Rigs, document, numbered, stored
 
 from codesvc.errors import DatabaseRefusedError, DatabaseUnavailableError
-from codesvc.models import ChangeCounts, CodeType
+from codesvc.models import ChangeCounts, CodeType, Counts, Status
 
 from .conftest import FailPoint
 from .proxy import Proxy, command
@@ -98,6 +98,23 @@ async def test_a_command_that_is_refused_for_the_moment(
     assert len(codes) - len(lent.codes) <= 5 * lent.unknown
 
 
+@pytest.mark.parametrize("code", [189, 246])
+async def test_a_count_that_has_to_be_taken_again(
+    rigs: Rigs, documents: Documents, failing: FailPoint, code: int
+) -> None:
+    # 246: the collection or an index of it is younger than the snapshot, as just after the first upload.
+    rig = await rigs(mongo_driver="pymongo", mongo_timeout=1)
+    documents.insert_many([document(code) for code in numbered(3)])
+    labels = ["TransientTransactionError"]
+    with failing("aggregate", times=2, errorCode=code, errorLabels=labels):
+        assert await rig.inventory.count(CAMPAIGN, CodeType.TM) == Counts(3, 0, 0)
+    with failing("aggregate", times=10_000, errorCode=code, errorLabels=labels):
+        with pytest.raises(DatabaseUnavailableError):
+            await rig.inventory.count(CAMPAIGN, CodeType.TM)
+        with pytest.raises(DatabaseUnavailableError):
+            await rig.inventory.count_status(CAMPAIGN, CodeType.TM, Status.AVAILABLE)
+
+
 async def test_a_commit_that_is_refused_for_good(
     rigs: Rigs, documents: Documents, failing: FailPoint
 ) -> None:
@@ -114,7 +131,7 @@ async def test_a_commit_without_its_write_concern(
     rigs: Rigs, documents: Documents, failing: FailPoint
 ) -> None:
     # Not known to be durable: asked again, until it is or the time is up.
-    rig = await rigs(mongo_timeout=3)
+    rig = await rigs(mongo_timeout=1)
     documents.insert_many([document(code) for code in numbered(10)])
     unmet = {"code": 64, "errmsg": "waiting for replication timed out", "errInfo": {"wtimeout": True}}
     with failing("commitTransaction", times=3, writeConcernError=unmet):
