@@ -56,7 +56,7 @@ RequestT = TypeVar("RequestT", bound=_Request)
 def _checked_file_key(key: str) -> str:
     match = _file_key(key)
     if match is None or ".." in match[3] or len(key.encode()) > MAX_FILE_KEY_BYTES:
-        raise PydanticCustomError("file_key", "is not codes/{{campaignId}}/{{type}}/{{name}}")
+        raise PydanticCustomError("file_key", "is not codes/{campaignId}/{type}/{name}")
     return key
 
 
