@@ -21,6 +21,7 @@ from codesvc.models import CodeType, InvalidRow, Progress, UploadCounts, UploadR
 # much without a wait the loop's other tasks get their turn.
 _FEED_BYTES: Final = 128 * 1024
 _YIELD_BYTES: Final = 1 << 20
+_DRAINING: Final = "The process is going away before the upload is done."
 
 
 class Stream(Protocol):
@@ -162,17 +163,21 @@ class Uploads:
                 try:
                     await self._pump(stream, extractor, flight, told, progress)
                 finally:
-                    # Writes under way are always waited for.
+                    # Writes under way are always waited for; a drain that began just now is too late to end this.
                     self._running.discard(running)
+                    if not running.expired():
+                        running.reschedule(None)
                     await flight.land()
                     told.invalid(extractor.invalid_count)
-        flight.raise_failure()
-        return _report(extractor, flight.counts)
+            flight.raise_failure()
+            return _report(extractor, flight.counts)
 
     @asynccontextmanager
     async def _until_drained(self) -> AsyncIterator[asyncio.Timeout]:
         """Run a block that ends with DrainingError, wherever it waits, as soon as drain() was called."""
-        running = asyncio.timeout(0 if self._draining else None)
+        if self._draining:
+            raise DrainingError(_DRAINING)
+        running = asyncio.timeout(None)
         try:
             async with running:
                 self._running.add(running)
@@ -183,7 +188,7 @@ class Uploads:
         except TimeoutError:
             if not running.expired():
                 raise
-            raise DrainingError("The process is going away before the upload is done.") from None
+            raise DrainingError(_DRAINING) from None
 
     async def _pump(
         self,

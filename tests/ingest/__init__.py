@@ -1,0 +1,1 @@
+"""The pipeline of uploads, step by step."""
