@@ -305,6 +305,7 @@ def assert_problem(reply: Reply, status: int, code: str | set[str]) -> Document:
         assert isinstance(problem[name], str), name
         assert problem[name], name
     assert "Traceback" not in problem["detail"]
+    assert "{{" not in problem["detail"], "a template that nobody filled in"
     assert problem["correlationId"] == reply.header("X-Correlation-ID"), reply
     if status == 401:
         assert (reply.header("WWW-Authenticate") or "").lower().startswith("bearer"), reply

@@ -1,5 +1,6 @@
 """What every reply has in common: problems, headers, limits, and what is not HTTP at all."""
 
+import gzip
 import json
 import re
 import socket
@@ -275,6 +276,15 @@ def test_a_body_that_does_not_say_how_long_it_is(service: Service, campaign: str
     assert_problem(reply, 413, "payloadTooLarge")
     reply = service.post(f"/v1/{campaign}/assign", body=iter([b'{"codes": ', b'["A"]}']), headers=JSON)
     assert reply.json() == {"count": {"in": 1, "updated": 0}}
+
+
+def test_a_compressed_body_may_not_be_larger_either(service: Service, campaign: str) -> None:
+    """33 MiB of blanks make 32 KiB of gzip: what counts is what the service has to hold."""
+    headers = {**JSON, "Content-Encoding": "gzip"}
+    body = gzip.compress(b'{"codes": ["A"]' + b" " * (33 << 20) + b"}")
+    reply = service.post(f"/v1/{campaign}/assign", body=body, headers=headers)
+    assert reply.status in {413, 415}, reply
+    assert_problem(reply, reply.status, {"payloadTooLarge", "unsupportedMediaType"})
 
 
 def test_a_body_that_is_announced_too_long_and_never_sent(service: Service, campaign: str) -> None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from .harness import SECRET, Reply, Service, assert_problem, eventually, in_parallel, token
+from .harness import SECRET, Reply, Service, assert_problem, eventually, in_parallel, running, token
 
 TARGET = "/v1/12345/codes/count?type=tm"
 
@@ -402,6 +402,24 @@ def test_unknown_keys_do_not_hammer_the_key_set(services: dict[str, Service], ke
     for reply in in_parallel(calls, workers=8):
         assert_problem(reply, 401, "unauthorized")
     assert key_set.fetched - before <= 5
+
+
+def test_a_key_set_that_is_not_there(
+    api_settings: dict[str, str | None], tmp_path: Path, new_database: Callable[[str], str]
+) -> None:
+    """Nobody can be let in; but the service is up, and what needs no token works."""
+    settings = api_settings | {
+        "CODESVC_JWT_SECRET": None,
+        "CODESVC_JWT_JWKS_URL": "http://127.0.0.1:9/keys.json",
+        "CODESVC_MONGO_DATABASE": new_database("no-keys"),
+    }
+    with running(Service(tmp_path / "log", **settings)) as service:
+        began = time.monotonic()
+        reply = ask(service, f"Bearer {token(RSA, 'RS256', headers={'kid': 'rsa-1'})}")
+        assert reply.status in {401, 503}, reply
+        assert_problem(reply, reply.status, reply.json()["code"])
+        assert time.monotonic() - began < 15
+        assert service.get("/livez", auth=None).status == 200
 
 
 def test_rotation(services: dict[str, Service], key_set: KeySet) -> None:
