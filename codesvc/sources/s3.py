@@ -9,6 +9,7 @@ the ETag, all the bytes are of one version of the object.
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
@@ -18,6 +19,7 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from codesvc.errors import CodesvcError, SourceChangedError, SourceNotFoundError, StorageUnavailableError
 from codesvc.settings import Settings
@@ -34,7 +36,17 @@ _READ_SECONDS: Final = 15
 _FRUITLESS_TRIES: Final = 4
 _FIRST_PAUSE: Final = 0.1
 
-_BROKEN: Final = (aiohttp.ClientError, HTTPClientError, IncompleteReadError, TimeoutError, OSError)
+_BROKEN: Final = (
+    aiohttp.ClientError,
+    BotoConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    TimeoutError,
+    OSError,
+)
+
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
+_NOT_THE_RANGE: Final = "The object store does not honour ranges."
 
 
 class Telemetry(Protocol):
@@ -114,6 +126,7 @@ class S3Stream:
         self._telemetry = telemetry
         self._etag: str | None = None
         self._size = 0
+        self._unread: GetObjectOutputTypeDef | None = None
         self._window: deque[_Part] = deque()
         self._next_start = 0
 
@@ -124,15 +137,16 @@ class S3Stream:
 
     async def start(self) -> None:
         """Ask for the first part, whose reply tells the size and the ETag of the object."""
-        response = await self._get(0, self._part_size)
+        self._unread = response = await self._get(0, self._part_size)
         if response is None:
             return
+        if not response.get("ETag"):
+            raise StorageUnavailableError(
+                "The object store does not tell one version of an object from another."
+            )
         self._etag = response["ETag"]
-        self._size = _total(response)
-        if "ContentRange" not in response and self._size > self._part_size:
-            response["Body"].close()
-            raise StorageUnavailableError("The object store does not honour ranges.")
-        self._fetch(first=response)
+        self._size = _extent(response)[1]
+        self._fetch()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the object's bytes, in pieces as they came off the socket.
@@ -157,22 +171,18 @@ class S3Stream:
             part.task.cancel()
         await asyncio.gather(*(part.task for part in self._window), return_exceptions=True)
         self._window.clear()
+        if self._unread is not None:
+            self._unread["Body"].close()
 
-    def _fetch(self, first: "GetObjectOutputTypeDef | None" = None) -> None:
+    def _fetch(self) -> None:
         start = self._next_start
         stop = min(start + self._part_size, self._size)
         self._next_start = stop
         # Not bounded by items: the part's size bounds its bytes.
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._window.append(_Part(queue, asyncio.create_task(self._read(start, stop, queue, first))))
+        self._window.append(_Part(queue, asyncio.create_task(self._read(start, stop, queue))))
 
-    async def _read(
-        self,
-        start: int,
-        stop: int,
-        queue: asyncio.Queue[bytes | None],
-        response: "GetObjectOutputTypeDef | None",
-    ) -> None:
+    async def _read(self, start: int, stop: int, queue: asyncio.Queue[bytes | None]) -> None:
         position = start
         tries = 0
         try:
@@ -180,19 +190,20 @@ class S3Stream:
                 while position < stop:
                     before = position
                     try:
-                        response = response or await self._get(position, stop)
+                        # The first part's reply is there already.
+                        response, self._unread = self._unread or await self._get(position, stop), None
                         if response is None:
                             raise SourceChangedError("The object became shorter while it was being read.")
                         async with response["Body"] as body:
-                            response = None
-                            while chunk := await body.read(_CHUNK_BYTES):
+                            while chunk := await body.read(min(_CHUNK_BYTES, stop - position + 1)):
+                                if position + len(chunk) > stop:
+                                    raise StorageUnavailableError(_NOT_THE_RANGE)
                                 position += len(chunk)
                                 queue.put_nowait(chunk)
                     except _BROKEN as error:
                         failure: Exception | None = error
                     else:
                         failure = None
-                    response = None
                     tries = 0 if position > before else tries + 1
                     if tries >= _FRUITLESS_TRIES:
                         raise StorageUnavailableError("The object store does not deliver.") from failure
@@ -216,18 +227,24 @@ class S3Stream:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 416:
                 return None
             raise self._refused(error) from error
-        except BotoCoreError as error:
-            if isinstance(error, HTTPClientError) and self._etag is not None:
+        except (BotoCoreError, *_BROKEN) as error:
+            if isinstance(error, _BROKEN) and self._etag is not None:
                 raise  # a part is tried again
             raise StorageUnavailableError("The object store cannot be reached.") from error
-        except _BROKEN as error:
-            if self._etag is not None:
-                raise
-            raise StorageUnavailableError("The object store cannot be reached.") from error
-        if self._etag is not None and response["ETag"] != self._etag:
+        try:
+            self._check(response, start, stop)
+        except CodesvcError:
             response["Body"].close()
-            raise SourceChangedError("The object was replaced while it was being read.")
+            raise
         return response
+
+    def _check(self, response: "GetObjectOutputTypeDef", start: int, stop: int) -> None:
+        if self._etag is not None and response.get("ETag") != self._etag:
+            raise SourceChangedError("The object was replaced while it was being read.")
+        part, size = _extent(response)
+        # A store may send less than it was asked for (RFC 9110, section 15.3.7), but nothing else.
+        if part.start != start or part.stop > stop or (self._etag is not None and size != self._size):
+            raise StorageUnavailableError(_NOT_THE_RANGE)
 
     def _refused(self, error: ClientError) -> CodesvcError:
         code = error.response.get("Error", {}).get("Code", "")
@@ -248,7 +265,19 @@ class _Part:
         self.task = task
 
 
-def _total(response: "GetObjectOutputTypeDef") -> int:
-    """Take the object's length from ``Content-Range: bytes 0-99/1234`` (RFC 9110, section 14.4)."""
-    whole = str(response.get("ContentRange", "")).rpartition("/")[2]
-    return int(whole) if whole.isdecimal() else int(response["ContentLength"])
+def _extent(response: "GetObjectOutputTypeDef") -> tuple[range, int]:
+    """Tell which bytes of the object a reply holds, and how many the object has.
+
+    The first is told by ``Content-Range: bytes 0-99/1234`` (RFC 9110, section 14.4); without it, the reply holds all.
+    """
+    told = response.get("ContentRange")
+    if told is None:
+        size = int(response.get("ContentLength", -1))
+        if size < 0:
+            raise StorageUnavailableError(_NOT_THE_RANGE)
+        return range(size), size
+    match = _CONTENT_RANGE.fullmatch(told)
+    if match is None:
+        raise StorageUnavailableError(_NOT_THE_RANGE)
+    first, last, size = map(int, match.groups())
+    return range(first, last + 1), size
