@@ -85,14 +85,27 @@ async def test_a_file_that_is_replaced_is_read_as_it_was(tmp_path: Path) -> None
         assert b"".join([chunk async for chunk in stream.chunks()]) == b"x" * 2 * MEGABYTE
 
 
+def open_files() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
+
+
 async def test_a_read_that_is_given_up_closes_the_file(tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_bytes(b"x" * 5 * MEGABYTE)
-    before = set(Path("/proc/self/fd").iterdir())
+    begun = asyncio.Event()
+
+    async def wait_in_the_middle() -> None:
+        async with FileSource().open(str(file)) as stream:
+            async for _ in stream.chunks():
+                begun.set()
+                await asyncio.sleep(30)
+
+    before = open_files()
     async with FileSource().open(str(file)) as stream:
         await anext(stream.chunks())
-    reading = asyncio.create_task(read(file))
-    await asyncio.sleep(0)
+    reading = asyncio.create_task(wait_in_the_middle())
+    await begun.wait()
+    assert open_files() > before
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
-    assert set(Path("/proc/self/fd").iterdir()) <= before
+    assert open_files() <= before
