@@ -86,7 +86,8 @@ class Settings(BaseSettings):
     max_row_bytes: int = Field(4 << 20, ge=1, le=1 << 30)
 
     reservation_ttl: int = Field(86_400, ge=1, le=10 * 365 * 86_400)
-    max_reserve: int = Field(10_000, ge=1, le=1_000_000)
+    max_reserve: int = Field(10_000, ge=1, le=100_000)
+    """A reserve is one transaction, and what that changes has to fit into MongoDB's cache."""
     max_codes_per_request: int = Field(100_000, ge=1, le=10_000_000)
 
     @field_validator(

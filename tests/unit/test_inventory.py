@@ -1,0 +1,107 @@
+"""The rules of the inventory: clocks, holds and counts, apart from where codes are kept."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from codesvc.inventory import Inventory, utc_now
+from codesvc.models import ChangeCounts, CodeType, Counts, ReservedCode, Status
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, 123_000, tzinfo=UTC)
+TTL = timedelta(hours=24)
+
+
+@dataclass
+class Shelf:
+    """A store that keeps what it was asked."""
+
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    async def count(self, **arguments: Any) -> Counts:
+        self.asked.append(("count", arguments))
+        return Counts(1, 2, 3)
+
+    async def count_status(self, **arguments: Any) -> int:
+        self.asked.append(("count_status", arguments))
+        return 7
+
+    async def reserve(self, **arguments: Any) -> list[ReservedCode]:
+        self.asked.append(("reserve", arguments))
+        return [
+            ReservedCode("A", arguments["code_type"], arguments["reserve_id"], saved=NOW, reserved=NOW)
+        ] * min(arguments["count"], 2)
+
+    async def assign(self, *, campaign_id: str, codes: Sequence[str], now: datetime) -> int:
+        self.asked.append(("assign", {"campaign_id": campaign_id, "codes": list(codes), "now": now}))
+        return 1
+
+    async def release(self, *, campaign_id: str, codes: Sequence[str], cut_off: datetime) -> int:
+        self.asked.append(("release", {"campaign_id": campaign_id, "codes": list(codes), "cut_off": cut_off}))
+        return 0
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def inventory(shelf: Shelf) -> Inventory:
+    return Inventory(shelf, reservation_ttl=TTL, clock=lambda: NOW)
+
+
+async def test_counting_looks_back_by_the_time_a_hold_lasts(inventory: Inventory, shelf: Shelf) -> None:
+    assert await inventory.count("c", CodeType.TM) == Counts(1, 2, 3)
+    assert await inventory.count_status("c", CodeType.TM, Status.RESERVED) == 7
+    asked = {"campaign_id": "c", "code_type": CodeType.TM, "cut_off": NOW - TTL}
+    assert shelf.asked == [("count", asked), ("count_status", asked | {"status": Status.RESERVED})]
+
+
+async def test_reserving(inventory: Inventory, shelf: Shelf) -> None:
+    reservation = await inventory.reserve("c", CodeType.EXTERNAL, 5)
+    assert str(uuid.UUID(reservation.reserve_id, version=4)) == reservation.reserve_id
+    assert [one.reserve_id for one in reservation.codes] == [reservation.reserve_id] * 2
+    assert shelf.asked == [
+        (
+            "reserve",
+            {
+                "campaign_id": "c",
+                "code_type": CodeType.EXTERNAL,
+                "count": 5,
+                "reserve_id": reservation.reserve_id,
+                "now": NOW,
+                "cut_off": NOW - TTL,
+            },
+        )
+    ]
+
+
+async def test_no_two_reservations_share_an_id(inventory: Inventory) -> None:
+    ids = {(await inventory.reserve("c", CodeType.TM, 0)).reserve_id for _ in range(50)}
+    assert len(ids) == 50
+
+
+async def test_in_is_the_length_of_the_list(inventory: Inventory, shelf: Shelf) -> None:
+    assert await inventory.assign("c", ["A", "A", "B"]) == ChangeCounts(total=3, updated=1)
+    assert await inventory.release("c", ["A", "A", "B"]) == ChangeCounts(total=3, updated=0)
+    assert [asked["codes"] for _, asked in shelf.asked] == [["A", "A", "B"]] * 2
+    assert shelf.asked[0][1]["now"] == NOW
+    assert shelf.asked[1][1]["cut_off"] == NOW - TTL
+
+
+async def test_no_code_is_shown_by_accident(inventory: Inventory) -> None:
+    reservation = await inventory.reserve("c", CodeType.TM, 1)
+    assert "'A'" not in repr(reservation)
+    assert "'A'" not in repr(reservation.codes)
+
+
+def test_now_is_in_utc_and_has_the_resolution_that_is_stored() -> None:
+    before = datetime.now(UTC)
+    now = utc_now()
+    assert now.tzinfo is UTC
+    assert now.microsecond % 1000 == 0
+    assert before - timedelta(milliseconds=1) < now <= datetime.now(UTC)
