@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +13,45 @@ import pytest
 from pymongo import MongoClient
 
 from . import reference
-from .harness import CODE_MARK, SECRET, Document, Service, csv_of, make_codes, new_campaign, run_command
+from .harness import (
+    CODE_MARK,
+    SECRET,
+    Document,
+    Service,
+    csv_of,
+    in_parallel,
+    make_codes,
+    new_campaign,
+    run_command,
+)
 from .world import World
 
 HAZARDS = Path(__file__).parents[1] / "data" / "csv" / "every-hazard.csv"
 COMMANDS = ["serve", "dev", "ingest", "token", "indexes", "openapi"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *[[name, "--help"] for name in COMMANDS]])
-def test_help(arguments: list[str]) -> None:
-    ended = run_command(*arguments, settings={})
-    assert ended.returncode == 0
-    assert not ended.stderr
-    assert "usage" in ended.stdout.lower()
-    assert len(ended.stdout.splitlines()) > 5
-    assert max(len(line) for line in ended.stdout.splitlines()) <= 110
-    if arguments == ["--help"]:
-        assert all(name in ended.stdout for name in COMMANDS)
+# A process takes most of a second to start: those that only say something are started side by side.
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["nothing"], ["serve", "x"], ["token", "--ttl"], ["ingest"], ["token", "--ttl", "x"]]
-)
-def test_arguments_that_make_no_sense(arguments: list[str]) -> None:
-    ended = run_command(*arguments, settings={})
-    assert ended.returncode == 2
-    assert ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_help() -> None:
+    wanted = [["--help"], *[[name, "--help"] for name in COMMANDS]]
+    ends = in_parallel([partial(run_command, *each, settings={}) for each in wanted], workers=3)
+    for arguments, ended in zip(wanted, ends, strict=True):
+        assert ended.returncode == 0, arguments
+        assert not ended.stderr, arguments
+        assert "usage" in ended.stdout.lower(), arguments
+        assert len(ended.stdout.splitlines()) > 5, arguments
+        assert max(len(line) for line in ended.stdout.splitlines()) <= 110
+    assert all(name in ends[0].stdout for name in COMMANDS)
+
+
+def test_arguments_that_make_no_sense() -> None:
+    wanted = [[], ["nothing"], ["serve", "x"], ["token", "--ttl"], ["ingest"], ["token", "--ttl", "x"]]
+    ends = in_parallel([partial(run_command, *each, settings={}) for each in wanted], workers=3)
+    for arguments, ended in zip(wanted, ends, strict=True):
+        assert ended.returncode == 2, arguments
+        assert ended.stderr, arguments
+        assert "Traceback" not in ended.stderr, arguments
 
 
 # token
@@ -248,28 +261,27 @@ def test_ingest_what_is_not_csv(ingest: Ingest, tmp_path: Path, campaign: str) -
     assert set(ingest.stored(campaign)) == set(codes)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["/no/such/file.csv", "--campaign", "1", "--type", "tm"], 1),
-        (["{tmp}", "--campaign", "1", "--type", "tm"], 1),
-        (["codes/none/tm/none.csv"], 1),
-        (["s3://none-such-bucket/codes/none/tm/none.csv"], 1),
-        (["s3://", "--campaign", "1", "--type", "tm"], 2),
-        (["{tmp}/x.csv"], 2),
-        (["{tmp}/x.csv", "--campaign", "1"], 2),
-        (["{tmp}/x.csv", "--campaign", "a b", "--type", "tm"], 2),
-        (["{tmp}/x.csv", "--campaign", "1", "--type", "other"], 2),
-    ],
-)
-def test_ingest_fails(ingest: Ingest, tmp_path: Path, arguments: list[str], code: int) -> None:
+def test_ingest_fails(ingest: Ingest, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"x\n")
-    ended = ingest(*[argument.format(tmp=tmp_path) for argument in arguments])
-    assert ended.returncode == code, ended
-    assert ended.stderr
-    assert "Traceback" not in ended.stderr
-    if code == 1:
-        assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
+    file = f"{tmp_path}/x.csv"
+    wanted = [
+        (1, ["/no/such/file.csv", "--campaign", "1", "--type", "tm"]),
+        (1, [str(tmp_path), "--campaign", "1", "--type", "tm"]),
+        (1, ["codes/none/tm/none.csv"]),
+        (1, ["s3://none-such-bucket/codes/none/tm/none.csv"]),
+        (2, ["s3://", "--campaign", "1", "--type", "tm"]),
+        (2, [file]),
+        (2, [file, "--campaign", "1"]),
+        (2, [file, "--campaign", "a b", "--type", "tm"]),
+        (2, [file, "--campaign", "1", "--type", "other"]),
+    ]
+    ends = in_parallel([partial(ingest, *arguments) for _, arguments in wanted], workers=3)
+    for (code, arguments), ended in zip(wanted, ends, strict=True):
+        assert ended.returncode == code, (arguments, ended)
+        assert ended.stderr, arguments
+        assert "Traceback" not in ended.stderr, arguments
+        if code == 1:
+            assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
 
 
 def test_ingest_without_a_database(ingest: Ingest, tmp_path: Path) -> None:
