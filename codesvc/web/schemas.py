@@ -54,6 +54,9 @@ RequestT = TypeVar("RequestT", bound=_Request)
 
 
 def _checked_file_key(key: str) -> str:
+    if key.endswith(".gz"):
+        # Read as CSV, it would be taken for a file of broken rows, a few of which are not.
+        raise PydanticCustomError("file_key", "names a compressed file, which is not supported yet")
     match = _file_key(key)
     if match is None or ".." in match[3] or len(key.encode()) > MAX_FILE_KEY_BYTES:
         raise PydanticCustomError("file_key", "is not codes/{campaignId}/{type}/{name}")
@@ -109,8 +112,17 @@ class UploadRequest(_Request):
     ]
     header: Annotated[bool, Field(description="Whether the first record is a header, to be skipped.")] = False
     strict: Annotated[bool, Field(description="Whether the first invalid row ends the upload.")] = False
+    # Refused rather than passed over: who asks for a rehearsal must not get the performance.
+    dryRun: Annotated[  # noqa: N815 - as it is spelt in JSON
+        Literal[False], Field(description="Reserved: a dry run is not offered yet.")
+    ] = False
 
-    problems = {"fileKey": "invalidFileKey", "header": "invalidJson", "strict": "invalidJson"}
+    problems = {
+        "fileKey": "invalidFileKey",
+        "header": "invalidJson",
+        "strict": "invalidJson",
+        "dryRun": "invalidJson",
+    }
 
 
 class CountQuery(_Request):

@@ -431,3 +431,19 @@ async def test_what_is_being_done_is_finished_while_draining(client: Client, ser
     service.inventory.delay = drain
     reply = await send(client, "GET", "/v1/1/reserve?type=tm&count=1")
     assert (reply.status, reply.json["count"]) == (200, 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"fileKey": "codes/1/tm/a.csv", "dryRun": True}, "invalidJson"),
+        ({"fileKey": "codes/1/tm/a.csv.gz"}, "invalidFileKey"),
+    ],
+)
+async def test_what_is_not_offered_yet_is_refused(
+    client: Client, service: Service, body: dict[str, Any], code: str
+) -> None:
+    """Who asks for a dry run, or names a compressed file, must not get a plain upload."""
+    reply = await send(client, "POST", "/v1/1/codes", json=body)
+    assert (reply.status, reply.code) == (400, code)
+    assert not service.uploads.calls
