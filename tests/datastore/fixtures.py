@@ -15,9 +15,10 @@ __all__ = ["database_name", "documents", "driver", "frozen", "rig", "rig_databas
 _DATABASE = "test-rigs"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def frozen() -> Iterator[None]:
-    """Spare the collection after each test the modules, which would take most of its time."""
+    """Spare the collection after each test what was there before, which would take most of its time."""
+    gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()

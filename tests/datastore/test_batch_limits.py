@@ -10,6 +10,8 @@ from codesvc.models import UploadCounts
 
 from .rig import Documents, Rig, Rigs, csv, numbered
 
+# Waiting for the journal is not what these are about.
+QUICK: dict[str, Any] = {"write_concern": 1, "write_journal": False}
 LONGEST: dict[str, Any] = {"campaign_id": "c" * 128, "batch_size": 100_000}
 
 
@@ -27,7 +29,7 @@ async def test_the_limits_are_those_of_hello(rig: Rig, mongo: MongoClient[dict[s
 
 async def test_the_longest_codes_of_the_longest_campaign(rigs: Rigs, documents: Documents) -> None:
     # 500 bytes a document and 1,000 an error: each message meets its limit long before it holds 100,000 codes.
-    rig = await rigs(write_concurrency=1, mongo_timeout=28)
+    rig = await rigs(write_concurrency=1, mongo_timeout=28, **QUICK)
     assert await rig.upload(longest(33_000), **LONGEST) == UploadCounts(inserted=33_000)
     assert await rig.upload(longest(33_000), **LONGEST) == UploadCounts(updated=33_000)
     mixed = longest(2_000, start=32_000) + longest(1_000, start=40_000)
@@ -37,7 +39,7 @@ async def test_the_longest_codes_of_the_longest_campaign(rigs: Rigs, documents: 
 
 async def test_upserts_of_the_longest_codes(rigs: Rigs) -> None:
     # The reply names every code that was inserted.
-    rig = await rigs(mongo_driver="pymongo", mongo_timeout=28)
+    rig = await rigs(mongo_driver="pymongo", mongo_timeout=28, **QUICK)
     codes, payload = await rig.store.batch_limits()
     extractor = Extractor(
         campaign_id="c" * 128,
@@ -53,7 +55,7 @@ async def test_upserts_of_the_longest_codes(rigs: Rigs) -> None:
 
 async def test_a_batch_of_short_codes_that_are_all_known(rigs: Rigs) -> None:
     # Their errors are larger in proportion, so here the estimate of a reply's size is the tightest.
-    rig = await rigs(write_concurrency=1, mongo_timeout=28)
+    rig = await rigs(write_concurrency=1, mongo_timeout=28, **QUICK)
     codes = numbered(60_000, prefix="")
     for counts in (UploadCounts(inserted=60_000), UploadCounts(updated=60_000)):
         assert await rig.upload(codes, campaign_id="c", batch_size=100_000) == counts

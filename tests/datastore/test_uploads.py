@@ -17,7 +17,6 @@ WAYS = [
     pytest.param(("pymongo", "insert-first", True), id="insert-first-pymongo"),
     pytest.param(("motor", "insert-first", True), id="insert-first-motor"),
     pytest.param(("pymongo", "insert-first", False), id="insert-first-plain-documents-pymongo"),
-    pytest.param(("motor", "insert-first", False), id="insert-first-plain-documents-motor"),
     pytest.param(("pymongo", "upsert", True), id="upsert-pymongo"),
     pytest.param(("motor", "upsert", True), id="upsert-motor"),
 ]

@@ -50,11 +50,16 @@ class Proxy:
         self._server = await asyncio.start_server(self._accept, _LOOPBACK, self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
-    def down(self) -> None:
+    async def down(self) -> None:
         """Refuse connections, and reset those that there are."""
         if self._server is not None:
-            self._server.close()
-            self._server = None
+            server, self._server = self._server, None
+            # A server that is closed in the middle of an accept forgets the connection, and its client waits forever
+            # (fixed in Python 3.12); so it first stops accepting.
+            asyncio.get_running_loop().remove_reader(server.sockets[0].fileno())
+            for _ in range(3):
+                await asyncio.sleep(0)
+            server.close()
         self.reset()
 
     def stall(self) -> None:
@@ -85,7 +90,7 @@ class Proxy:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.down()
+        await self.down()
         self._flowing.set()
         for task in self._tasks:
             task.cancel()

@@ -75,7 +75,7 @@ async def test_an_endpoint_that_is_away_for_a_moment(source: S3Source, s3_proxy:
     reading = asyncio.create_task(read_on())
     while not received:  # noqa: ASYNC110 - bytes, which come by themselves
         await asyncio.sleep(0)
-    s3_proxy.down()
+    await s3_proxy.down()
     await asyncio.sleep(1.0)
     await s3_proxy.up()
     await reading

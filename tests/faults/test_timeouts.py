@@ -14,7 +14,7 @@ from codesvc.models import CodeType, Status
 from .conftest import FailPoint
 from .proxy import Proxy
 
-TIMEOUT = 1.0
+TIMEOUT = 0.8
 SLACK = 1.0
 
 pytestmark = [
@@ -53,7 +53,7 @@ COMMANDS = [
 async def proxied(request: pytest.FixtureRequest, rigs: Rigs, proxy_uri: str) -> Rig:
     """A rig behind the proxy, with little patience."""
     rig = await rigs(uri=proxy_uri, mongo_driver=request.param, mongo_timeout=TIMEOUT)
-    await rig.upload(numbered(200))
+    await eventually(OPERATIONS["upload"], rig)
     return rig
 
 
@@ -69,12 +69,12 @@ async def test_a_network_that_stalls(proxied: Rig, proxy: Proxy, operation: Oper
     proxy.stall()
     await unavailable_in_time(operation(proxied))
     proxy.flow()
-    await operation(proxied)
+    await eventually(operation, proxied)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 async def test_a_server_that_is_gone(proxied: Rig, proxy: Proxy, operation: Operation) -> None:
-    proxy.down()
+    await proxy.down()
     await unavailable_in_time(operation(proxied))
     await proxy.up()
     await eventually(operation, proxied)
@@ -83,8 +83,8 @@ async def test_a_server_that_is_gone(proxied: Rig, proxy: Proxy, operation: Oper
 @pytest.mark.parametrize(("name", "command"), COMMANDS)
 async def test_a_command_that_hangs(rigs: Rigs, failing: FailPoint, name: str, command: str) -> None:
     rig = await rigs(mongo_driver="pymongo", mongo_timeout=TIMEOUT)
-    await rig.upload(numbered(200))
-    blocked = {"blockConnection": True, "blockTimeMS": 2_500}
+    await eventually(OPERATIONS["upload"], rig)
+    blocked = {"blockConnection": True, "blockTimeMS": 1_600}
     with failing(command, times=2, **blocked):
         await unavailable_in_time(OPERATIONS[name](rig))
     await eventually(OPERATIONS[name], rig)
@@ -106,14 +106,12 @@ async def test_many_callers_of_a_network_that_stalls(proxied: Rig, proxy: Proxy)
 async def test_a_server_that_comes_after_the_service(
     rigs: Rigs, proxy: Proxy, proxy_uri: str, driver: str
 ) -> None:
-    proxy.down()
+    await proxy.down()
     rig = await rigs(uri=proxy_uri, mongo_driver=driver, mongo_timeout=TIMEOUT, indexes=False)
-    for operation in OPERATIONS.values():
-        await unavailable_in_time(operation(rig))
+    await asyncio.gather(*(unavailable_in_time(operation(rig)) for operation in OPERATIONS.values()))
     assert not await rig.mongo.ping(0.2)
     await proxy.up()
-    for operation in OPERATIONS.values():
-        await eventually(operation, rig)
+    await asyncio.gather(*(eventually(operation, rig) for operation in OPERATIONS.values()))
     assert await rig.mongo.ping(2.0)
 
 
@@ -123,7 +121,7 @@ async def test_closing_does_not_wait_for_a_server_that_is_gone(
 ) -> None:
     rig = await rigs(uri=proxy_uri, mongo_driver=driver, mongo_timeout=15.0)
     await rig.upload(numbered(10))
-    proxy.down()
+    await proxy.down()
     start = time.monotonic()
     closing = asyncio.create_task(rig.mongo.close())
     gaps = []
