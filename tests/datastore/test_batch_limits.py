@@ -1,7 +1,10 @@
 """Batches as large as the server, the driver and the replies allow."""
 
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from pymongo import MongoClient
 
 from codesvc._fastcsv import Extractor
@@ -13,6 +16,14 @@ from .rig import Documents, Rig, Rigs, csv, numbered
 # Waiting for the journal is not what these are about.
 QUICK: dict[str, Any] = {"write_concern": 1, "write_journal": False}
 LONGEST: dict[str, Any] = {"campaign_id": "c" * 128, "batch_size": 100_000}
+
+
+@pytest.fixture
+def database_name(mongo: MongoClient[dict[str, Any]]) -> Iterator[str]:
+    """A database of its own for each test: to drop it is quicker than to empty a collection of so many bytes."""
+    name = f"test-{uuid.uuid4().hex}"
+    yield name
+    mongo.drop_database(name)
 
 
 def longest(count: int, *, start: int = 0) -> list[str]:

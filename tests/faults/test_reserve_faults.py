@@ -82,7 +82,7 @@ async def test_connections_that_are_reset_again_and_again(
     assert len(codes) - len(lent.codes) <= 5 * lent.unknown
 
 
-@pytest.mark.parametrize("code", [189, 11600, 112, 251])
+@pytest.mark.parametrize("code", [189, 112, 251])
 @pytest.mark.parametrize("name", ["find", "update", "commitTransaction"])
 async def test_a_command_that_is_refused_for_the_moment(
     rigs: Rigs, documents: Documents, failing: FailPoint, name: str, code: int

@@ -37,12 +37,10 @@ OPERATIONS: dict[str, Operation] = {
 # What each operation sends, to be held up one by one.
 COMMANDS = [
     ("count", "aggregate"),
-    ("count-status", "aggregate"),
     ("reserve", "find"),
     ("reserve", "update"),
     ("reserve", "commitTransaction"),
     ("assign", "update"),
-    ("release", "update"),
     ("upload", "createIndexes"),
     ("upload", "insert"),
     ("upload", "update"),
@@ -64,20 +62,18 @@ async def unavailable_in_time(operation: Awaitable[object], limit: float = TIMEO
     assert time.monotonic() - start < limit
 
 
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
-async def test_a_network_that_stalls(proxied: Rig, proxy: Proxy, operation: Operation) -> None:
+async def test_a_network_that_stalls(proxied: Rig, proxy: Proxy) -> None:
     proxy.stall()
-    await unavailable_in_time(operation(proxied))
+    await all_unavailable_in_time(proxied)
     proxy.flow()
-    await eventually(operation, proxied)
+    await all_eventually(proxied)
 
 
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
-async def test_a_server_that_is_gone(proxied: Rig, proxy: Proxy, operation: Operation) -> None:
+async def test_a_server_that_is_gone(proxied: Rig, proxy: Proxy) -> None:
     await proxy.down()
-    await unavailable_in_time(operation(proxied))
+    await all_unavailable_in_time(proxied)
     await proxy.up()
-    await eventually(operation, proxied)
+    await all_eventually(proxied)
 
 
 @pytest.mark.parametrize(("name", "command"), COMMANDS)
@@ -99,7 +95,7 @@ async def test_many_callers_of_a_network_that_stalls(proxied: Rig, proxy: Proxy)
     assert not await proxied.mongo.ping(0.5)
     assert time.monotonic() - ready < 1.0
     proxy.flow()
-    await asyncio.gather(*(eventually(operation, proxied) for operation in OPERATIONS.values()))
+    await all_eventually(proxied)
 
 
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
@@ -108,10 +104,10 @@ async def test_a_server_that_comes_after_the_service(
 ) -> None:
     await proxy.down()
     rig = await rigs(uri=proxy_uri, mongo_driver=driver, mongo_timeout=TIMEOUT, indexes=False)
-    await asyncio.gather(*(unavailable_in_time(operation(rig)) for operation in OPERATIONS.values()))
+    await all_unavailable_in_time(rig)
     assert not await rig.mongo.ping(0.2)
     await proxy.up()
-    await asyncio.gather(*(eventually(operation, rig) for operation in OPERATIONS.values()))
+    await all_eventually(rig)
     assert await rig.mongo.ping(2.0)
 
 
@@ -132,6 +128,14 @@ async def test_closing_does_not_wait_for_a_server_that_is_gone(
     await closing
     assert time.monotonic() - start < 3.0
     assert max(gaps) < 0.5
+
+
+async def all_unavailable_in_time(rig: Rig) -> None:
+    await asyncio.gather(*(unavailable_in_time(operation(rig)) for operation in OPERATIONS.values()))
+
+
+async def all_eventually(rig: Rig) -> None:
+    await asyncio.gather(*(eventually(operation, rig) for operation in OPERATIONS.values()))
 
 
 async def eventually(operation: Operation, rig: Rig) -> None:
