@@ -16,16 +16,21 @@ from codesvc.models import CodeType, Counts
 
 from .rig import CAMPAIGN, START, TTL, Documents, Rig, Rigs, document, numbered, stored
 
+AVAILABLE = {"date.assigned": None, "date.reserved": {"$not": {"$gt": START - TTL}}}
 MOMENT = timedelta(milliseconds=1)
 
 
-async def drain(callers: int, reserve: Callable[[], Awaitable[list[str]]]) -> list[list[str]]:
+async def drain(
+    documents: Documents, callers: int, reserve: Callable[[], Awaitable[list[str]]]
+) -> list[list[str]]:
     """Let callers reserve at once, each until it gets nothing; return every reply that had a code."""
     replies = []
 
     async def caller() -> None:
         while codes := await reserve():
             replies.append(codes)
+        # Nobody goes away with nothing while there is something.
+        assert documents.count_documents(AVAILABLE) == 0
 
     await asyncio.gather(*(caller() for _ in range(callers)))
     return replies
@@ -94,7 +99,7 @@ async def test_ten_thousand_at_once(rig: Rig, documents: Documents) -> None:
 async def test_32_callers_drain_10_000_codes_in_tens(rig: Rig, documents: Documents) -> None:
     codes = numbered(10_000)
     documents.insert_many([document(code) for code in codes])
-    replies = await drain(32, lambda: rig.reserve(10))
+    replies = await drain(documents, 32, lambda: rig.reserve(10))
     assert {len(reply) for reply in replies} == {10}
     each_once(replies, codes)
 
@@ -107,7 +112,9 @@ async def test_two_processes_drain_together_and_one_gets_the_rest(
     reserved = START - TTL if expired else None
     documents.insert_many([document(code, reserved=reserved) for code in codes])
     one, other = await rigs(mongo_driver="motor"), await rigs(mongo_driver="pymongo")
-    first, second = await asyncio.gather(drain(8, lambda: one.reserve(7)), drain(8, lambda: other.reserve(7)))
+    first, second = await asyncio.gather(
+        drain(documents, 8, lambda: one.reserve(7)), drain(documents, 8, lambda: other.reserve(7))
+    )
     assert Counter(len(reply) for reply in first + second) == {7: 142, 6: 1}
     each_once(first + second, codes)
 
@@ -120,7 +127,7 @@ async def test_expired_holds_are_lent_once(rig: Rig, documents: Documents) -> No
         + [document(code) for code in free]
     )
     assert await rig.inventory.count(CAMPAIGN, CodeType.TM) == Counts(400, 50, 0)
-    replies = await drain(16, lambda: rig.reserve(10))
+    replies = await drain(documents, 16, lambda: rig.reserve(10))
     assert {len(reply) for reply in replies} == {10}
     each_once(replies, expired + free)
     assert sorted(stored(documents, reserveId="live")) == live
@@ -205,7 +212,7 @@ async def test_codes_of_any_text(rig: Rig, documents: Documents) -> None:
         "null",
     ]
     documents.insert_many([document(code) for code in codes])
-    replies = await drain(4, lambda: rig.reserve(3))
+    replies = await drain(documents, 4, lambda: rig.reserve(3))
     each_once(replies, codes)
 
 
@@ -218,7 +225,7 @@ async def test_reserving_while_an_upload_runs(rig: Rig, documents: Documents) ->
             lent.append(await rig.reserve(5))
 
     await asyncio.gather(rig.upload(codes, batch_size=50, write_concurrency=4), take(), take())
-    lent += await drain(4, lambda: rig.reserve(100))
+    lent += await drain(documents, 4, lambda: rig.reserve(100))
     each_once(lent, codes)
 
 
@@ -231,7 +238,7 @@ async def test_reserving_while_others_assign(rig: Rig, documents: Documents) -> 
         for start in range(0, len(shuffled), 20):
             await rig.inventory.assign(CAMPAIGN, shuffled[start : start + 20])
 
-    replies, _ = await asyncio.gather(drain(8, lambda: rig.reserve(9)), assign())
+    replies, _ = await asyncio.gather(drain(documents, 8, lambda: rig.reserve(9)), assign())
     lent = [code for reply in replies for code in reply]
     assert len(lent) == len(set(lent))
     after = stored(documents)

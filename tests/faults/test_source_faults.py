@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiobotocore.config import AioConfig
 
 import codesvc.sources.s3
 from codesvc.errors import StorageUnavailableError
@@ -25,6 +26,13 @@ async def s3_proxy(s3_endpoint: str) -> AsyncIterator[Proxy]:
     """A proxy in front of the S3 endpoint."""
     async with Proxy(int(s3_endpoint.rpartition(":")[2])) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def no_retries_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all the patience be the source's own."""
+    once = {"retries": {"mode": "standard", "max_attempts": 1}}
+    monkeypatch.setattr(codesvc.sources.s3, "AioConfig", lambda **options: AioConfig(**(options | once)))
 
 
 @pytest.fixture
@@ -76,7 +84,7 @@ async def test_an_endpoint_that_is_away_for_a_moment(source: S3Source, s3_proxy:
     while not received:  # noqa: ASYNC110 - bytes, which come by themselves
         await asyncio.sleep(0)
     await s3_proxy.down()
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(0.6)
     await s3_proxy.up()
     await reading
     assert received == CONTENT
@@ -97,7 +105,7 @@ async def test_a_stall_that_does_not_pass(
     s3: Any, bucket: str, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(codesvc.sources.s3, "_READ_SECONDS", 0.3)
-    monkeypatch.setattr(codesvc.sources.s3, "_FRUITLESS_TRIES", 1)
+    monkeypatch.setattr(codesvc.sources.s3, "_FRUITLESS_TRIES", 2)
     s3.put_object(Bucket=bucket, Key=KEY, Body=CONTENT)
     settings = load_settings(
         s3_endpoint_url=f"http://127.0.0.1:{s3_proxy.port}", s3_bucket=bucket, read_part_size=50_000

@@ -118,6 +118,8 @@ async def test_closing_does_not_wait_for_a_server_that_is_gone(
     rig = await rigs(uri=proxy_uri, mongo_driver=driver, mongo_timeout=15.0)
     await rig.upload(numbered(10))
     await proxy.down()
+    # By then the driver has noticed, though no operation has.
+    await asyncio.sleep(0.8)
     start = time.monotonic()
     closing = asyncio.create_task(rig.mongo.close())
     gaps = []
