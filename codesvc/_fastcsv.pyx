@@ -6,29 +6,31 @@ hands them out, and turns outcomes into Python objects.
 """
 
 cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
 from operator import index as as_index
 
 
 cdef extern from *:
     """
-    /* A bytes object whose only reference is the one of the list that it was found in. Without the GIL a second thread
-     * could be about to take another. */
-    static int fc_bytes_is_free(PyObject *bytes) {
+    /* An object whose only reference is the one of the list that it was found in. Without the GIL a second thread could
+     * be about to take another. */
+    static int fc_is_free(PyObject *object) {
     #ifdef Py_GIL_DISABLED
         return 0;
     #else
-        return Py_REFCNT(bytes) == 1;
+        return Py_REFCNT(object) == 1;
     #endif
     }
 
-    /* Makes it look new: of that size, at most the one it was made with, and with no hash remembered. */
+    /* Makes a bytes object look new: of that size, at most the one it was made with, and with no hash remembered. */
     static void fc_bytes_reset(PyObject *bytes, size_t size) {
         Py_SET_SIZE((PyVarObject *)bytes, (Py_ssize_t)size);
     #pragma GCC diagnostic push
@@ -37,7 +39,7 @@ cdef extern from *:
     #pragma GCC diagnostic pop
     }
     """
-    bint fc_bytes_is_free(PyObject*) noexcept
+    bint fc_is_free(PyObject*) noexcept
     void fc_bytes_reset(PyObject*, size_t) noexcept
 
 
@@ -50,12 +52,17 @@ cdef extern from "_fastcsv_core.h":
     ctypedef struct fc_template:
         size_t document_fixed
         size_t statement_fixed
-        size_t head_len
+        size_t id_fixed
 
     bint fc_template_init(fc_template*, const uint8_t*, size_t, const uint8_t*, size_t, int64_t) noexcept nogil
     void fc_template_free(fc_template*) noexcept nogil
-    uint8_t* fc_put_statement(const fc_template*, uint8_t*, const uint8_t*) noexcept nogil
-    uint32_t fc_get_u32(const uint8_t*) noexcept nogil
+    uint8_t* fc_put_statement(const fc_template*, uint8_t*, const uint8_t*, size_t) noexcept nogil
+    const size_t FC_WITHIN_FIXED
+    const size_t FC_AMONG_FIXED
+    void fc_put_within(const fc_template*, uint8_t*, const uint8_t*, size_t, const uint8_t*, size_t) noexcept nogil
+    size_t fc_digits(size_t) noexcept nogil
+    uint8_t* fc_begin_among(uint8_t*, size_t) noexcept nogil
+    uint8_t* fc_put_among(const fc_template*, uint8_t*, size_t, const uint8_t*, size_t) noexcept nogil
 
     ctypedef enum fc_reply_status:
         FC_REPLY_OK
@@ -77,6 +84,12 @@ cdef extern from "_fastcsv_core.h":
 
     fc_reply_status fc_read_reply(const uint8_t*, size_t, fc_reply*) noexcept nogil
     void fc_reply_free(fc_reply*) noexcept nogil
+    int FC_NOT_SEEN
+    int FC_SEEN
+    int FC_SEEN_OTHER_TYPE
+
+    fc_reply_status fc_mark_seen(const fc_template*, const uint8_t*, size_t, const uint8_t* const*, size_t*, size_t,
+                                 uint8_t*, size_t*, int64_t*) noexcept nogil
 
     ctypedef enum fc_fault:
         FC_FINE
@@ -89,7 +102,7 @@ cdef extern from "_fastcsv_core.h":
 
     ctypedef enum fc_status:
         FC_DONE
-        FC_BATCH_FULL
+        FC_RUN_FULL
         FC_NO_MEMORY
 
     ctypedef enum fc_failure:
@@ -105,16 +118,28 @@ cdef extern from "_fastcsv_core.h":
         bint header
         bint strict
         bint sort
-        size_t max_batch_codes
-        size_t max_batch_bytes
+        size_t max_run_codes
+        size_t max_run_bytes
+        size_t run_bytes_per_code
         size_t max_code_bytes
         size_t max_samples
         uint64_t max_row_bytes
 
+    ctypedef struct fc_run:
+        uint8_t* arena
+        size_t size
+        size_t len
+        size_t codes
+        const uint8_t** order
+        size_t distinct
+
+    void fc_run_free(fc_run*) noexcept nogil
+    uint32_t fc_arena_length(const uint8_t*) noexcept nogil
+
     ctypedef struct fc_extractor:
         fc_options options
         fc_template bson
-        size_t batch_codes
+        fc_run run
         uint64_t codes
         uint64_t invalid_count
         fc_sample* samples
@@ -124,19 +149,27 @@ cdef extern from "_fastcsv_core.h":
     ctypedef struct fc_instruction_set:
         const char* name
         bint (*available)() noexcept nogil
+        void (*write)(const fc_template*, const uint8_t*, const uint8_t* const*, size_t, uint8_t*) noexcept nogil
 
     const fc_instruction_set* fc_instruction_sets
     const size_t FC_INSTRUCTION_SETS
     const size_t FC_OVERRUN
+    const size_t FC_LENGTH_BYTES
 
     bint fc_init(fc_extractor*, const fc_options*, const fc_instruction_set*, const uint8_t*, size_t, const uint8_t*,
                  size_t, int64_t) noexcept nogil
     void fc_free(fc_extractor*) noexcept nogil
     fc_status fc_feed(fc_extractor*, const uint8_t**, const uint8_t*) noexcept nogil
     fc_status fc_finish(fc_extractor*) noexcept nogil
-    size_t fc_document_bytes(const fc_extractor*) noexcept nogil
-    size_t fc_statement_bytes(const fc_extractor*) noexcept nogil
-    bint fc_write_batch(fc_extractor*, uint8_t*) noexcept nogil
+    bint fc_take_run(fc_extractor*, fc_run*) noexcept nogil
+    void fc_move_run(fc_extractor*, fc_run*) noexcept nogil
+    size_t fc_cut(const fc_run*, size_t, size_t, size_t, size_t, size_t*) noexcept nogil
+
+
+NOT_SEEN, SEEN, SEEN_OTHER_TYPE = FC_NOT_SEEN, FC_SEEN, FC_SEEN_OTHER_TYPE
+
+# A run that is sorted is kept whole in memory: so many bytes of codes at most.
+cdef size_t _RUN_BYTES = 32 << 20
 
 
 @cython.final
@@ -155,40 +188,53 @@ cdef class Extractor:
     epoch. header: skip the first record. strict: the first invalid row is a failure. max_batch_codes,
     max_batch_bytes: a batch ends when it holds so many codes, or before its documents or its upserts would
     exceed so many bytes. max_code_bytes, max_row_bytes: a longer code makes its row invalid, a longer record
-    (without its line end) is a failure. max_samples: how many invalid rows are described. sort: each batch is
-    sorted by its codes' bytes, for which an index thanks; otherwise it is in file order. instruction_set: one
-    of instruction_sets() instead of the best; the results are the same.
+    (without its line end) is a failure. max_samples: how many invalid rows are described. sort: so many codes
+    (fewer if they are long) are sorted together by their bytes, for which an index thanks, and cut into batches,
+    in which no code comes twice; 0: batches are in file order. instruction_set: one of instruction_sets()
+    instead of the best; the results are the same.
 
     Raises ValueError if an argument is out of range.
     """
 
     cdef fc_extractor core
     cdef bint running, closed
+    cdef size_t max_batch_codes, max_batch_bytes
     cdef _Encoding encoding
     cdef _Buffers buffers
+    cdef list runs
 
     def __cinit__(self, *, str campaign_id not None, str code_type not None, saved_ms, bint header=False,
                   bint strict=False, max_batch_codes=50_000, max_batch_bytes=47_000_000, max_code_bytes=256,
-                  max_row_bytes=4 << 20, max_samples=100, bint sort=False, str instruction_set=None):
+                  max_row_bytes=4 << 20, max_samples=100, sort=0, str instruction_set=None):
         cdef bytes campaign = _encoded("campaign_id", campaign_id)
         cdef bytes type_ = _encoded("code_type", code_type)
         cdef int64_t saved = _bounded("saved_ms", saved_ms, -(1 << 63), (1 << 63) - 1)
         cdef fc_options options
         options.header = header
         options.strict = strict
-        options.sort = sort
-        options.max_batch_codes = _bounded("max_batch_codes", max_batch_codes, 1, (1 << 31) - 1)
-        options.max_batch_bytes = _bounded("max_batch_bytes", max_batch_bytes, 1, (1 << 31) - 1)
+        self.max_batch_codes = _bounded("max_batch_codes", max_batch_codes, 1, (1 << 31) - 1)
+        self.max_batch_bytes = _bounded("max_batch_bytes", max_batch_bytes, 1, (1 << 31) - 1)
         options.max_code_bytes = _bounded("max_code_bytes", max_code_bytes, 1, 1 << 20)
         options.max_row_bytes = _bounded("max_row_bytes", max_row_bytes, 1, 1 << 40)
         options.max_samples = _bounded("max_samples", max_samples, 0, 1_000_000)
-        self.encoding = _Encoding(campaign, type_, saved)
+        self.encoding = _Encoding(campaign, type_, saved, instruction_set)
         self.buffers = _Buffers()
-        if not fc_init(&self.core, &options, _instructions(instruction_set), campaign, len(campaign), type_,
-                       len(type_), saved):
-            raise MemoryError
-        if self.core.bson.statement_fixed + options.max_code_bytes > options.max_batch_bytes:
+        self.runs = []
+        if self.encoding.bson.statement_fixed + options.max_code_bytes > self.max_batch_bytes:
             raise ValueError("max_batch_bytes has no room for one code of max_code_bytes")
+        options.sort = _bounded("sort", sort, 0, (1 << 31) - 1) != 0
+        if options.sort:
+            options.max_run_codes = sort
+            options.max_run_bytes = _RUN_BYTES
+            options.run_bytes_per_code = 0
+        else:
+            # Each batch is a run of its own: a statement is the larger of the two forms.
+            options.max_run_codes = self.max_batch_codes
+            options.max_run_bytes = self.max_batch_bytes
+            options.run_bytes_per_code = self.encoding.bson.statement_fixed - FC_LENGTH_BYTES
+        if not fc_init(&self.core, &options, self.encoding.instructions, campaign, len(campaign), type_, len(type_),
+                       saved):
+            raise MemoryError
 
     def __dealloc__(self):
         fc_free(&self.core)
@@ -209,6 +255,7 @@ cdef class Extractor:
         if self.core.failure != FC_NO_FAILURE:
             raise ValueError("feed() after a failure")
         self._enter()
+        self._adopt_memory()
         try:
             PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
             try:
@@ -249,11 +296,27 @@ cdef class Extractor:
                 if status == FC_DONE:
                     break
                 self._hand_out(status, batches)
-            if self.core.batch_codes:
-                self._hand_out(FC_BATCH_FULL, batches)
+            if self.core.run.codes:
+                self._hand_out(FC_RUN_FULL, batches)
         finally:
             self.running = False
         return batches
+
+    def flush(self):
+        """Return batches of the codes that are pending, now, for want of anything else to do."""
+        cdef list batches = []
+        if self.core.run.codes and not self.closed:
+            self._enter()
+            try:
+                self._hand_out(FC_RUN_FULL, batches)
+            finally:
+                self.running = False
+        return batches
+
+    @property
+    def pending(self):
+        """Codes that no batch holds yet."""
+        return self.core.run.codes
 
     @property
     def codes(self):
@@ -294,23 +357,53 @@ cdef class Extractor:
         return 0
 
     cdef int _hand_out(self, fc_status status, list batches) except -1:
+        cdef _Run run
         cdef Batch batch
-        cdef uint8_t* out
-        cdef bint written
+        cdef size_t start = 0
+        cdef bint taken
         if status == FC_NO_MEMORY:
             raise MemoryError
-        batch = Batch.__new__(Batch)
-        batch.count = self.core.batch_codes
-        batch.statement_bytes = fc_statement_bytes(&self.core)
-        batch.encoding = self.encoding
-        batch.encoded = self.buffers.take(fc_document_bytes(&self.core))
-        out = <uint8_t*>PyBytes_AS_STRING(batch.encoded)
+        run = self._spare_run()
         with nogil:
-            written = fc_write_batch(&self.core, out)
-        if not written:
+            taken = fc_take_run(&self.core, &run.codes)
+        if not taken:
             raise MemoryError
-        out[len(batch.encoded)] = 0  # bytes end with a NUL that is not counted, and the writer has overrun it
-        batches.append(batch)
+        if not self.core.options.sort:
+            batch = _new_batch(self.encoding, self.buffers, run)
+            batch.count = run.codes.codes
+            batch.code_bytes = run.codes.len - FC_LENGTH_BYTES * run.codes.codes
+            batches.append(batch)
+            return 0
+        while start < run.codes.distinct:
+            batch = _new_batch(self.encoding, self.buffers, run)
+            with nogil:
+                batch.count = fc_cut(&run.codes, start, self.max_batch_codes, self.max_batch_bytes,
+                                     self.encoding.bson.statement_fixed, &batch.code_bytes)
+            batch.order = run.codes.order + start
+            start += batch.count
+            batches.append(batch)
+        batch.repeats = run.codes.codes - run.codes.distinct
+        return 0
+
+    cdef _Run _spare_run(self):
+        """The memory of an earlier run, when no batch of it is left: fresh memory costs more than the parsing does."""
+        cdef Py_ssize_t i
+        cdef _Run run, largest = None
+        for i in range(len(self.runs)):
+            if fc_is_free(PyList_GET_ITEM(self.runs, i)):
+                run = <_Run>PyList_GET_ITEM(self.runs, i)
+                if largest is None or run.codes.size > largest.codes.size:
+                    largest = run
+        if largest is None:
+            largest = _Run()
+            self.runs.append(largest)
+        return largest
+
+    cdef int _adopt_memory(self) except -1:
+        """Fill the memory of an earlier run, if that has come free, before one's own grows as large."""
+        cdef _Run spare = self._spare_run()
+        if spare.codes.size > self.core.run.size:
+            fc_move_run(&self.core, &spare.codes)
         return 0
 
     cdef str _reason(self, fc_fault fault):
@@ -351,7 +444,7 @@ cdef class _Buffers:
             self.room = size + size // 16 + FC_OVERRUN
         for i in range(len(self.buffers)):
             buffer = PyList_GET_ITEM(self.buffers, i)
-            if fc_bytes_is_free(buffer):
+            if fc_is_free(buffer):
                 fc_bytes_reset(buffer, size)
                 return <bytes>buffer
         buffer = PyBytes_FromStringAndSize(NULL, self.room)
@@ -363,15 +456,38 @@ cdef class _Buffers:
 
 
 @cython.final
-cdef class Batch:
-    """Codes of one bulk write, encoded. Immutable; made by an Extractor."""
+cdef class _Run:
+    """Codes that several batches share."""
 
-    cdef size_t count, statement_bytes
+    cdef fc_run codes
+
+    def __dealloc__(self):
+        fc_run_free(&self.codes)
+
+
+@cython.final
+cdef class Batch:
+    """Codes of one bulk write. Immutable; made by an Extractor, and encoded when they are asked for.
+
+    repeats: how many codes were left out of a sorted run's batches, because one of them holds the code already; the
+    run's last batch tells for all of them.
+    """
+
+    cdef size_t count, code_bytes
+    cdef const uint8_t** order  # NULL: those of the run, in file order
+    cdef const uint8_t** own_order  # NOTE: malloc'd here
+    cdef _Run run
     cdef bytes encoded
     cdef _Encoding encoding
+    cdef _Buffers buffers
+
+    cdef readonly object repeats
 
     def __cinit__(self):
-        self.encoded = b""
+        self.repeats = 0
+
+    def __dealloc__(self):
+        free(self.own_order)
 
     def __len__(self):
         return self.count
@@ -382,6 +498,16 @@ cdef class Batch:
 
         `{_id: {campaign_id, code}, type, date: {saved}}`; https://bsonspec.org/spec.html.
         """
+        cdef uint8_t* out
+        cdef bytes encoded
+        if self.encoded is None:
+            self._encoding()
+            encoded = self.buffers.take(self.count * self.encoding.bson.document_fixed + self.code_bytes)
+            out = <uint8_t*>PyBytes_AS_STRING(encoded)
+            with nogil:
+                self.encoding.instructions.write(&self.encoding.bson, self.run.codes.arena, self.order, self.count, out)
+            out[len(encoded)] = 0  # bytes end with a NUL that is not counted, and the writer has overrun it
+            self.encoded = encoded
         return self.encoded
 
     def upserts(self, indexes=None):
@@ -390,60 +516,153 @@ cdef class Batch:
         `{q: {_id}, u: {$set: {type}, $setOnInsert: {date: {saved}}}, upsert: true}`: for a new code it makes the
         document that an insert makes. Raises IndexError if an index is not 0 to len() - 1.
         """
-        cdef const uint8_t* document
-        cdef const fc_template* bson
-        cdef const uint8_t** documents = NULL
+        cdef const fc_template* bson = &self._encoding().bson
+        cdef const uint8_t* const* codes = self._codes()
+        cdef const uint8_t** chosen = NULL
+        cdef const uint8_t* code
         cdef uint8_t* out
-        cdef size_t i, size, wanted
-        if self.encoding is None:
-            raise ValueError("not a batch of an Extractor")
-        bson = &self.encoding.bson
-        document = <const uint8_t*>PyBytes_AS_STRING(self.encoded)
-        if indexes is None:
-            result = <bytes>_new_bytes(self.statement_bytes)
-            out = <uint8_t*>PyBytes_AS_STRING(result)
-            with nogil:
-                for i in range(self.count):
-                    out = fc_put_statement(bson, out, document)
-                    document += fc_get_u32(document)
-            return result
-        wanted = len(indexes)
-        documents = <const uint8_t**>malloc((self.count + wanted) * sizeof(const uint8_t*) + 1)
-        if documents is NULL:
-            raise MemoryError
+        cdef size_t i, wanted = self.count, code_bytes = self.code_bytes
         try:
-            for i in range(self.count):
-                documents[i] = document
-                document += fc_get_u32(document)
-            size = 0
-            for i in range(wanted):
-                document = documents[_position(indexes[i], self.count)]
-                documents[self.count + i] = document
-                size += fc_get_u32(document) - bson.document_fixed + bson.statement_fixed
-            result = <bytes>_new_bytes(size)
+            if indexes is not None:
+                wanted = len(indexes)
+                code_bytes = 0
+                chosen = <const uint8_t**>malloc(wanted * sizeof(const uint8_t*) + 1)
+                if chosen is NULL:
+                    raise MemoryError
+                for i in range(wanted):
+                    chosen[i] = codes[_position(indexes[i], self.count)]
+                    code_bytes += fc_arena_length(chosen[i])
+                codes = chosen
+            result = <bytes>_new_bytes(wanted * bson.statement_fixed + code_bytes)
             out = <uint8_t*>PyBytes_AS_STRING(result)
             with nogil:
                 for i in range(wanted):
-                    out = fc_put_statement(bson, out, documents[self.count + i])
+                    code = codes[i]
+                    out = fc_put_statement(bson, out, code + FC_LENGTH_BYTES, fc_arena_length(code))
         finally:
-            free(documents)
+            free(chosen)
         return result
 
     def codes(self):
         """All codes, decoded."""
-        cdef const uint8_t* document
-        cdef size_t i, len_
-        cdef list codes = []
-        document = <const uint8_t*>PyBytes_AS_STRING(self.encoded)
+        cdef const uint8_t* const* codes = self._codes()
+        cdef size_t i
+        return [_text(codes[i]) for i in range(self.count)]
+
+    def within(self, start, stop):
+        """Filter of a `find` for every code from the one at `start` to the last before `stop`, and all between them.
+
+        `{_id: {$gte, $lte}}`. The batch must be sorted. Raises IndexError if it has no such codes.
+        """
+        cdef const uint8_t* const* codes = self._sorted_codes()
+        cdef size_t first = _position(start, self.count), last = _position(as_index(stop) - 1, self.count, first)
+        cdef size_t first_len = fc_arena_length(codes[first]), last_len = fc_arena_length(codes[last])
+        cdef const fc_template* bson = &self.encoding.bson
+        result = <bytes>_new_bytes(FC_WITHIN_FIXED + 2 * bson.id_fixed + first_len + last_len)
+        fc_put_within(bson, <uint8_t*>PyBytes_AS_STRING(result), codes[first] + FC_LENGTH_BYTES, first_len,
+                      codes[last] + FC_LENGTH_BYTES, last_len)
+        return result
+
+    def among(self, start, stop):
+        """Filter of a `find` for the codes from the one at `start` to the last before `stop`, and no others.
+
+        `{_id: {$in}}`. Raises IndexError if the batch has no such codes.
+        """
+        cdef const uint8_t* const* codes = self._codes()
+        cdef size_t i, first = _position(start, self.count), last = _position(as_index(stop) - 1, self.count, first)
+        cdef size_t size = FC_AMONG_FIXED
+        cdef const fc_template* bson = &self.encoding.bson
+        cdef uint8_t* out
+        for i in range(first, last + 1):
+            size += 2 + fc_digits(i - first) + bson.id_fixed + fc_arena_length(codes[i])
+        result = <bytes>_new_bytes(size)
+        out = fc_begin_among(<uint8_t*>PyBytes_AS_STRING(result), size)
+        with nogil:
+            for i in range(first, last + 1):
+                out = fc_put_among(bson, out, i - first, codes[i] + FC_LENGTH_BYTES, fc_arena_length(codes[i]))
+            memset(out, 0, 3)
+        return result
+
+    def mark(self, bytes reply not None, start, stop, bytearray marks not None):
+        """Mark the codes from `start` on, before `stop`, that the reply to a `find` shows; return (documents, position, cursor).
+
+        The reply is raw BSON, its documents are `{_id}` or `{_id, type}`, sorted by `_id`; the batch must be sorted.
+        `marks` has a byte for each code of the batch: SEEN, or SEEN_OTHER_TYPE where the document names another type
+        than the batch's; other bytes stay. All codes before `position` are not after the last document. `cursor` is
+        the id of the cursor that has more, or 0. Raises ValueError if the reply is not what it should be.
+        """
+        cdef const uint8_t* const* codes = self._sorted_codes()
+        cdef size_t size = len(reply), at = as_index(start), end = as_index(stop), documents
+        cdef int64_t cursor
+        cdef const uint8_t* bytes_ = <const uint8_t*>PyBytes_AS_STRING(reply)
+        cdef uint8_t* marks_
+        cdef fc_reply_status status
+        if not at <= end <= self.count == <size_t>len(marks):
+            raise IndexError("no such codes in this batch")
+        marks_ = <uint8_t*>PyByteArray_AS_STRING(marks)
+        # Without the GIL another thread could shorten `marks`.
+        status = fc_mark_seen(&self.encoding.bson, bytes_, size, codes, &at, end, marks_, &documents, &cursor)
+        if status != FC_REPLY_OK:
+            raise ValueError("not the BSON of a reply to a find")
+        return documents, at, cursor
+
+    def pick(self, bytearray marks not None, mark):
+        """Return a batch of the codes whose byte in `marks` is `mark`, in the same order."""
+        cdef const uint8_t* const* codes = self._codes()
+        cdef uint8_t wanted = mark
+        cdef size_t i
+        cdef const uint8_t* marks_ = <const uint8_t*>PyByteArray_AS_STRING(marks)
+        cdef Batch batch = _new_batch(self.encoding, self.buffers, self.run)
+        if <size_t>len(marks) != self.count:
+            raise ValueError("marks must have a byte for each code")
+        batch.own_order = batch.order = <const uint8_t**>malloc(self.count * sizeof(const uint8_t*) + 1)
+        if batch.order is NULL:
+            raise MemoryError
         for i in range(self.count):
-            len_ = fc_get_u32(document)
-            codes.append((<const char*>document + self.encoding.bson.head_len)
-                         [:len_ - self.encoding.bson.document_fixed].decode("utf-8"))
-            document += len_
-        return codes
+            if marks_[i] == wanted:
+                batch.order[batch.count] = codes[i]
+                batch.count += 1
+                batch.code_bytes += fc_arena_length(codes[i])
+        return batch
 
     def __repr__(self):
-        return f"<Batch of {self.count} codes, {len(self.encoded)} bytes>"
+        return f"<Batch of {self.count} codes>"
+
+    cdef _Encoding _encoding(self):
+        if self.encoding is None:
+            raise ValueError("not a batch of an Extractor")
+        return self.encoding
+
+    cdef const uint8_t* const* _codes(self) except NULL:
+        cdef const uint8_t* at
+        cdef size_t i
+        self._encoding()
+        if self.order is NULL and self.own_order is NULL:
+            self.own_order = <const uint8_t**>malloc(self.count * sizeof(const uint8_t*) + 1)
+            if self.own_order is NULL:
+                raise MemoryError
+            at = self.run.codes.arena
+            for i in range(self.count):
+                self.own_order[i] = at
+                at += FC_LENGTH_BYTES + fc_arena_length(at)
+        return self.order if self.order is not NULL else self.own_order
+
+    cdef const uint8_t* const* _sorted_codes(self) except NULL:
+        if self.order is NULL:
+            raise ValueError("the batch is not sorted")
+        return self.order
+
+
+cdef Batch _new_batch(_Encoding encoding, _Buffers buffers, _Run run):
+    cdef Batch batch = Batch.__new__(Batch)
+    batch.encoding = encoding
+    batch.buffers = buffers
+    batch.run = run
+    return batch
+
+
+cdef str _text(const uint8_t* code):
+    return (<const char*>code + FC_LENGTH_BYTES)[:fc_arena_length(code)].decode("utf-8")
 
 
 @cython.final
@@ -451,8 +670,10 @@ cdef class _Encoding:
     """The template, shared by the batches of one extractor, which may be gone before they are."""
 
     cdef fc_template bson
+    cdef const fc_instruction_set* instructions
 
-    def __cinit__(self, bytes campaign not None, bytes type_ not None, int64_t saved_ms):
+    def __cinit__(self, bytes campaign not None, bytes type_ not None, int64_t saved_ms, str instruction_set):
+        self.instructions = _instructions(instruction_set)
         if not fc_template_init(&self.bson, campaign, len(campaign), type_, len(type_), saved_ms):
             raise MemoryError
 
@@ -556,8 +777,8 @@ cdef object _new_bytes(size_t size):
     return result
 
 
-cdef size_t _position(value, size_t count) except? 0:
+cdef size_t _position(value, size_t count, size_t least=0) except? 0:
     value = as_index(value)
-    if not 0 <= value < count:
+    if not least <= value < count:
         raise IndexError("no such code in this batch")
     return value

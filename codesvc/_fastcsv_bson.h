@@ -61,6 +61,8 @@ typedef struct {
     size_t id_fixed;        /* bytes of `_id`, less the code */
     size_t document_fixed;  /* bytes of a document, less the code */
     size_t statement_fixed; /* bytes of a statement, less the code */
+    const uint8_t *type;    /* within `tail`: [n] type 00 */
+    size_t type_len;        /* of all three */
 } fc_template;
 
 static inline void fc_put_i32(uint8_t *at, size_t value) {
@@ -128,7 +130,9 @@ static bool fc_template_init(fc_template *t, const uint8_t *campaign, size_t cam
 
     t->tail = at;
     at = FC_PUT_LITERAL(at, "\0\0\x02type\0");
+    t->type = at;
     at = fc_put_string(at, type, type_len);
+    t->type_len = (size_t)(at - t->type);
     at = FC_PUT_LITERAL(at, "\x03" "date\0");
     at = fc_put_date(at, saved_ms);
     *at++ = 0;
@@ -169,16 +173,72 @@ static void fc_template_free(fc_template *t) {
     memset(t, 0, sizeof *t);
 }
 
-/* The statement that upserts one of our own documents. Writes t->statement_fixed bytes and the code's, returns their
- * end. */
-static inline uint8_t *fc_put_statement(const fc_template *t, uint8_t *at, const uint8_t *document) {
-    size_t id_len = fc_get_u32(document + FC_ID_AT);
-    fc_put_i32(at, t->statement_fixed - t->id_fixed + id_len);
+static inline uint8_t *fc_put_id(const fc_template *t, uint8_t *at, const uint8_t *code, size_t len) {
+    uint8_t *id = at;
+    at = fc_put(at, t->head + FC_ID_AT, t->head_len - FC_ID_AT);
+    fc_put_i32(id, t->id_fixed + len);
+    fc_put_i32(id + t->code_len_at - FC_ID_AT, len + 1);
+    at = fc_put(at, code, len);
+    return FC_PUT_LITERAL(at, "\0\0");
+}
+
+/* The statement that upserts a code. Writes t->statement_fixed bytes and the code's, returns their end. */
+static inline uint8_t *fc_put_statement(const fc_template *t, uint8_t *at, const uint8_t *code, size_t len) {
+    fc_put_i32(at, t->statement_fixed + len);
     at = FC_PUT_LITERAL(at + 4, "\x03q\0");
-    fc_put_i32(at, 4 + 5 + id_len + 1);
+    fc_put_i32(at, 4 + 5 + t->id_fixed + len + 1);
     at = FC_PUT_LITERAL(at + 4, "\x03_id\0");
-    at = fc_put(at, document + FC_ID_AT, id_len);
+    at = fc_put_id(t, at, code, len);
     return fc_put(at, t->update_tail, t->update_tail_len);
+}
+
+/* ---- Filters ------------------------------------------------------------------------------------------------------
+ *
+ * within:  [total] 03 "_id\0" [n] 03 "$gte\0" <_id> 03 "$lte\0" <_id> 00 00
+ * among:   [total] 03 "_id\0" [n] 04 "$in\0" [n] (03 "0\0" <_id>) (03 "1\0" <_id>) … 00 00 00
+ */
+
+#define FC_WITHIN_FIXED (4 + 5 + 4 + 6 + 6 + 2)
+#define FC_AMONG_FIXED (4 + 5 + 4 + 5 + 4 + 3)
+
+/* FC_WITHIN_FIXED bytes, and two _id. */
+static void fc_put_within(const fc_template *t, uint8_t *at, const uint8_t *from, size_t from_len, const uint8_t *to,
+                          size_t to_len) {
+    size_t size = FC_WITHIN_FIXED + 2 * t->id_fixed + from_len + to_len;
+    fc_put_i32(at, size);
+    at = FC_PUT_LITERAL(at + 4, "\x03_id\0");
+    fc_put_i32(at, size - 4 - 5 - 1);
+    at = FC_PUT_LITERAL(at + 4, "\x03$gte\0");
+    at = fc_put_id(t, at, from, from_len);
+    at = FC_PUT_LITERAL(at, "\x03$lte\0");
+    at = fc_put_id(t, at, to, to_len);
+    FC_PUT_LITERAL(at, "\0\0");
+}
+
+static inline size_t fc_digits(size_t number) {
+    size_t digits = 1;
+    for (; number >= 10; number /= 10) digits++;
+    return digits;
+}
+
+/* Of the filter `among`, everything before its first element; `size` is that of the whole. */
+static uint8_t *fc_begin_among(uint8_t *at, size_t size) {
+    fc_put_i32(at, size);
+    at = FC_PUT_LITERAL(at + 4, "\x03_id\0");
+    fc_put_i32(at, size - 4 - 5 - 1);
+    at = FC_PUT_LITERAL(at + 4, "\x04$in\0");
+    fc_put_i32(at, size - 4 - 5 - 4 - 5 - 2);
+    return at + 4;
+}
+
+/* The next element: 2 bytes, the digits of its number, and an _id. */
+static uint8_t *fc_put_among(const fc_template *t, uint8_t *at, size_t number, const uint8_t *code, size_t len) {
+    size_t digits = fc_digits(number);
+    *at++ = FC_BSON_DOCUMENT;
+    for (size_t i = digits; i-- > 0; number /= 10) at[i] = (uint8_t)('0' + number % 10);
+    at += digits;
+    *at++ = 0;
+    return fc_put_id(t, at, code, len);
 }
 
 /* ---- Replies ---------------------------------------------------------------------------------------------------- */
@@ -372,6 +432,78 @@ static fc_reply_status fc_read_reply(const uint8_t *bytes, size_t len, fc_reply 
             while ((more = fc_next_element(&fields, &nested)) > 0)
                 if (fc_named(&nested, "code") && !fc_integer(&nested, &r->write_concern_error)) return FC_REPLY_INVALID;
             if (more < 0) return FC_REPLY_INVALID;
+        }
+    }
+    return more < 0 ? FC_REPLY_INVALID : FC_REPLY_OK;
+}
+
+/* What a `find` for codes has shown of each: nothing, that it is there with our type, or with another. */
+enum { FC_NOT_SEEN, FC_SEEN, FC_SEEN_OTHER_TYPE };
+
+/* The code of an _id of our campaign; NULL if it is another's, or not as codesvc makes them. */
+static const uint8_t *fc_code_of_id(const fc_template *t, const uint8_t *id, const uint8_t *id_end, size_t *len) {
+    size_t head = t->head_len - FC_ID_AT, size = (size_t)(id_end - id); /* [id] to before the code */
+    size_t fixed_text = head - 4 - 4;
+    if (size < t->id_fixed || memcmp(id + 4, t->head + FC_ID_AT + 4, fixed_text) != 0) return NULL;
+    *len = size - t->id_fixed;
+    if (fc_get_u32(id + head - 4) != *len + 1) return NULL;
+    return id + head;
+}
+
+static inline int fc_compare_codes(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len) {
+    int order = memcmp(a, b, a_len < b_len ? a_len : b_len);
+    return order != 0 ? order : a_len < b_len ? -1 : a_len > b_len;
+}
+
+/* Goes through the documents of a `find`'s reply, {_id, type} with or without type and sorted by _id, and our own codes,
+ * sorted too, side by side: codes[i] points to a code at its length. Sets `marks` of the codes from *at on, before
+ * `stop`, that are among the documents; leaves *at behind the last code that is not after the last document, *documents
+ * at how many those are, and *cursor_id at the reply's. */
+static fc_reply_status fc_mark_seen(const fc_template *t, const uint8_t *bytes, size_t len, const uint8_t *const *codes,
+                                    size_t *at, size_t stop, uint8_t *marks, size_t *documents,
+                                    int64_t *cursor_id) {
+    fc_elements reply, cursor, batch = {NULL, NULL}, fields;
+    fc_element e, found, document, field;
+    int more;
+    *documents = 0;
+    *cursor_id = 0;
+    if (!fc_elements_of(&reply, bytes, bytes + len) || reply.end + 1 != bytes + len) return FC_REPLY_INVALID;
+    do more = fc_next_element(&reply, &e);
+    while (more > 0 && !fc_named(&e, "cursor"));
+    if (more <= 0 || e.type != FC_BSON_DOCUMENT || !fc_elements_of(&cursor, e.value, e.value_end))
+        return FC_REPLY_INVALID;
+    while ((more = fc_next_element(&cursor, &found)) > 0) {
+        if (fc_named(&found, "id")) {
+            if (!fc_integer(&found, cursor_id)) return FC_REPLY_INVALID;
+        } else if (fc_named(&found, "firstBatch")) {
+            if (found.type != FC_BSON_ARRAY || !fc_elements_of(&batch, found.value, found.value_end))
+                return FC_REPLY_INVALID;
+        }
+    }
+    if (more < 0 || batch.at == NULL) return FC_REPLY_INVALID;
+    while ((more = fc_next_element(&batch, &document)) > 0) {
+        const uint8_t *code = NULL;
+        size_t code_len = 0;
+        uint8_t mark = FC_SEEN;
+        if (document.type != FC_BSON_DOCUMENT || !fc_elements_of(&fields, document.value, document.value_end))
+            return FC_REPLY_INVALID;
+        while ((more = fc_next_element(&fields, &field)) > 0) {
+            if (fc_named(&field, "_id") && field.type == FC_BSON_DOCUMENT) {
+                code = fc_code_of_id(t, field.value, field.value_end, &code_len);
+            } else if (fc_named(&field, "type")) {
+                bool ours = field.type == FC_BSON_STRING && (size_t)(field.value_end - field.value) == t->type_len &&
+                            memcmp(field.value, t->type, t->type_len) == 0;
+                if (!ours) mark = FC_SEEN_OTHER_TYPE;
+            }
+        }
+        if (more < 0) return FC_REPLY_INVALID;
+        ++*documents;
+        if (code == NULL) continue;
+        for (; *at < stop; ++*at) {
+            const uint8_t *own = codes[*at] + 4;
+            int order = fc_compare_codes(own, fc_get_u32(codes[*at]), code, code_len);
+            if (order == 0) marks[*at] = mark;
+            if (order > 0) break;
         }
     }
     return more < 0 ? FC_REPLY_INVALID : FC_REPLY_OK;

@@ -2,9 +2,9 @@
  *
  *   fc_extractor x;
  *   fc_init(&x, ...);
- *   for each chunk: while (fc_feed(&x, &at, end) == FC_BATCH_FULL) fc_write_batch(&x, documents);
- *   while (fc_finish(&x) == FC_BATCH_FULL) fc_write_batch(&x, documents);
- *   if (x.batch_codes) fc_write_batch(&x, documents);
+ *   for each chunk: while (fc_feed(&x, &at, end) == FC_RUN_FULL) fc_take_run(&x, &run);
+ *   while (fc_finish(&x) == FC_RUN_FULL) fc_take_run(&x, &run);
+ *   if (x.run.codes) fc_take_run(&x, &run);
  *   fc_free(&x);
  *
  * Two parsers work hand in hand. The one below takes a byte at a time, can stop and go on at any of them, and knows
@@ -12,8 +12,8 @@
  * lie in the chunk from its first byte to its last, or whose quoting is out of order. Neither keeps a record: of the
  * first column at most max_code_bytes are held, of the others nothing.
  *
- * Accepted codes go to the arena, [uint32 length] code, [uint32 length] code …, until the batch is full; then they are
- * written as documents in one go, in file order or sorted.
+ * Accepted codes go to the arena of a run, [uint32 length] code, [uint32 length] code …, until it is full. It is handed
+ * out in file order, or sorted and without repeats; batches are cut from it, and written as documents one by one.
  *
  * Rules: RFC 4180, and where it is silent those of Python's csv module with strict=False. What is wrong with a row is
  * told once, in this order: text after a closing quote, a quote open at the end of the file (any column, and both even
@@ -34,8 +34,8 @@ typedef enum {
     FC_RECORD_TOO_LONG,
 } fc_fault;
 
-/* After FC_BATCH_FULL and FC_NO_MEMORY the same call goes on where it stopped. */
-typedef enum { FC_DONE, FC_BATCH_FULL, FC_NO_MEMORY } fc_status;
+/* After FC_RUN_FULL and FC_NO_MEMORY the same call goes on where it stopped. */
+typedef enum { FC_DONE, FC_RUN_FULL, FC_NO_MEMORY } fc_status;
 
 typedef enum { FC_NO_FAILURE, FC_INVALID_ROW, FC_NOT_CSV } fc_failure;
 
@@ -48,16 +48,48 @@ typedef struct {
 
 typedef struct {
     bool header, strict, sort;
-    size_t max_batch_codes, max_batch_bytes, max_code_bytes, max_samples;
+    /* A run ends when it holds so many codes, or before it would exceed so many bytes, of which each code takes its
+     * length in the arena and run_bytes_per_code. */
+    size_t max_run_codes, max_run_bytes, run_bytes_per_code;
+    size_t max_code_bytes, max_samples;
     uint64_t max_row_bytes;
 } fc_options;
 
 #define FC_LENGTH_BYTES 4
+#define FC_ARENA_START 65536
 
 static inline uint32_t fc_arena_length(const uint8_t *at) {
     uint32_t len;
     memcpy(&len, at, FC_LENGTH_BYTES);
     return len;
+}
+
+/* Codes that belong together: in file order one after another in the arena, or sorted and without repeats where
+ * `order` points. */
+typedef struct {
+    uint8_t *arena;
+    size_t size, len;
+    size_t codes;          /* in the arena */
+    const uint8_t **order; /* each at its length */
+    size_t order_size, distinct;
+} fc_run;
+
+/* Room for `len` bytes more, and FC_OVERRUN behind them. False when there is no memory. */
+static bool fc_run_reserve(fc_run *run, size_t len) {
+    size_t needed = run->len + len + FC_OVERRUN, size = run->size ? run->size : FC_ARENA_START;
+    if (needed <= run->size) return true;
+    while (size < needed) size *= 2;
+    uint8_t *grown = realloc(run->arena, size);
+    if (grown == NULL) return false;
+    run->arena = grown;
+    run->size = size;
+    return true;
+}
+
+static void fc_run_free(fc_run *run) {
+    free(run->arena);
+    free(run->order);
+    memset(run, 0, sizeof *run);
 }
 
 #include "_fastcsv_sort.h"
@@ -80,10 +112,7 @@ struct fc_extractor {
     fc_template bson;
     const fc_instruction_set *instructions;
 
-    /* The batch. */
-    uint8_t *arena;
-    size_t arena_size, arena_len;
-    size_t batch_codes;
+    fc_run run; /* that is being filled */
     fc_sorter sorter;
 
     /* The file. */
@@ -108,7 +137,6 @@ struct fc_extractor {
 };
 
 #define FC_BOM_PAST 4
-#define FC_ARENA_START 65536
 
 static fc_status fc_parse(fc_extractor *x, const uint8_t **at, const uint8_t *end);
 static fc_status fc_take_record(fc_extractor *x, const uint8_t **at, const uint8_t *end);
@@ -143,66 +171,73 @@ static bool fc_init(fc_extractor *x, const fc_options *options, const fc_instruc
     fc_start_record(x);
     x->code = malloc(options->max_code_bytes);
     x->samples = malloc((options->max_samples + 1) * sizeof *x->samples);
-    x->arena_size = FC_ARENA_START;
-    x->arena = malloc(x->arena_size);
     bool encodes = fc_template_init(&x->bson, campaign, campaign_len, type, type_len, saved_ms);
-    return encodes && x->code != NULL && x->samples != NULL && x->arena != NULL;
+    return encodes && x->code != NULL && x->samples != NULL && fc_run_reserve(&x->run, 0);
 }
 
 static void fc_free(fc_extractor *x) {
     fc_template_free(&x->bson);
     free(x->code);
     free(x->samples);
-    free(x->arena);
+    fc_run_free(&x->run);
     fc_sorter_free(&x->sorter);
     memset(x, 0, sizeof *x);
 }
 
-/* ---- The batch -------------------------------------------------------------------------------------------------- */
+/* ---- The run ---------------------------------------------------------------------------------------------------- */
 
-static inline size_t fc_code_bytes(const fc_extractor *x) { return x->arena_len - FC_LENGTH_BYTES * x->batch_codes; }
-
-static inline size_t fc_document_bytes(const fc_extractor *x) {
-    return x->batch_codes * x->bson.document_fixed + fc_code_bytes(x);
-}
-
-static inline size_t fc_statement_bytes(const fc_extractor *x) {
-    return x->batch_codes * x->bson.statement_fixed + fc_code_bytes(x);
-}
-
-static fc_status fc_reserve(fc_extractor *x, size_t len) {
-    size_t needed = x->arena_len + FC_LENGTH_BYTES + len + FC_OVERRUN, size = x->arena_size;
-    if (needed <= size) return FC_DONE;
-    while (size < needed) size *= 2;
-    uint8_t *grown = realloc(x->arena, size);
-    if (grown == NULL) return FC_NO_MEMORY;
-    x->arena = grown;
-    x->arena_size = size;
-    return FC_DONE;
+static inline size_t fc_run_bytes(const fc_extractor *x) {
+    return x->run.len + x->run.codes * x->options.run_bytes_per_code;
 }
 
 static fc_status fc_append(fc_extractor *x, const uint8_t *code, size_t len) {
-    if (x->batch_codes == x->options.max_batch_codes) return FC_BATCH_FULL;
-    /* A statement is the larger of the two forms. */
-    if (fc_statement_bytes(x) + x->bson.statement_fixed + len > x->options.max_batch_bytes) return FC_BATCH_FULL;
-    fc_status status = fc_reserve(x, len);
-    if (status != FC_DONE) return status;
+    if (x->run.codes == x->options.max_run_codes) return FC_RUN_FULL;
+    size_t added = FC_LENGTH_BYTES + len;
+    if (fc_run_bytes(x) + added + x->options.run_bytes_per_code > x->options.max_run_bytes) return FC_RUN_FULL;
+    if (!fc_run_reserve(&x->run, added)) return FC_NO_MEMORY;
     uint32_t prefix = (uint32_t)len;
-    memcpy(x->arena + x->arena_len, &prefix, FC_LENGTH_BYTES);
-    memcpy(x->arena + x->arena_len + FC_LENGTH_BYTES, code, len);
-    x->arena_len += FC_LENGTH_BYTES + len;
-    x->batch_codes++;
+    memcpy(x->run.arena + x->run.len, &prefix, FC_LENGTH_BYTES);
+    memcpy(x->run.arena + x->run.len + FC_LENGTH_BYTES, code, len);
+    x->run.len += added;
+    x->run.codes++;
     x->codes++;
     return FC_DONE;
 }
 
-/* Writes the batch, fc_document_bytes(x) long, to `out`, which must have room for FC_OVERRUN bytes more; and begins the
- * next batch. False, and nothing done, when there is no memory to sort in. */
-static bool fc_write_batch(fc_extractor *x, uint8_t *out) {
-    if (x->options.sort && !fc_sort(&x->sorter, x->arena, x->batch_codes)) return false;
-    x->instructions->write(&x->bson, x->arena, x->options.sort ? x->sorter.codes : NULL, x->batch_codes, out);
-    x->arena_len = x->batch_codes = 0;
+/* Hands out the run, sorted if it shall be, and goes on in the memory of the one that `run` holds. False, and nothing
+ * done, when there is no memory. */
+static bool fc_take_run(fc_extractor *x, fc_run *run) {
+    if (!fc_run_reserve(run, 0) || (x->options.sort && !fc_sort(&x->sorter, &x->run))) return false;
+    fc_run filled = x->run;
+    x->run = *run;
+    x->run.len = x->run.codes = x->run.distinct = 0;
+    *run = filled;
     return true;
+}
+
+/* Goes on in the larger memory of `spare`, which gets one's own. */
+static void fc_move_run(fc_extractor *x, fc_run *spare) {
+    fc_run own = x->run;
+    memcpy(spare->arena, own.arena, own.len);
+    x->run = *spare;
+    x->run.len = own.len;
+    x->run.codes = own.codes;
+    x->run.distinct = 0;
+    *spare = own;
+}
+
+/* How many codes from run->order[start] on make a batch: at most `max_codes`, whose bytes and `fixed` for each are at
+ * most `max_bytes`. Sets *code_bytes to the sum of their lengths. */
+static size_t fc_cut(const fc_run *run, size_t start, size_t max_codes, size_t max_bytes, size_t fixed,
+                     size_t *code_bytes) {
+    size_t i = start, end = run->distinct - start < max_codes ? run->distinct : start + max_codes, sum = 0;
+    for (; i < end; i++) {
+        size_t len = fc_arena_length(run->order[i]);
+        if (sum + len + (i - start + 1) * fixed > max_bytes) break;
+        sum += len;
+    }
+    *code_bytes = sum;
+    return i - start;
 }
 
 /* ---- The file --------------------------------------------------------------------------------------------------- */
@@ -226,8 +261,8 @@ static fc_status fc_feed(fc_extractor *x, const uint8_t **at, const uint8_t *end
         }
     }
     fc_status status = fc_parse(x, at, end);
-    /* A batch is handed out with its last code, not when the next one comes. */
-    if (status == FC_DONE && x->batch_codes == x->options.max_batch_codes) return FC_BATCH_FULL;
+    /* A run is handed out with its last code, not when the next one comes. */
+    if (status == FC_DONE && x->run.codes == x->options.max_run_codes) return FC_RUN_FULL;
     return status;
 }
 
@@ -427,19 +462,20 @@ static fc_fault fc_check_code(const fc_extractor *x) {
 
 /* ---- What the scan leaves to be done with care ------------------------------------------------------------------ */
 
-/* How many codes of at most `longest` bytes the batch and the arena have room for. */
+/* How many codes of at most `longest` bytes the run and its arena have room for. */
 static size_t fc_room(fc_extractor *x, size_t longest) {
-    size_t codes = x->options.max_batch_codes - x->batch_codes;
-    size_t by_bytes = (x->options.max_batch_bytes - fc_statement_bytes(x)) / (x->bson.statement_fixed + longest);
+    size_t codes = x->options.max_run_codes - x->run.codes;
+    size_t each = FC_LENGTH_BYTES + longest + x->options.run_bytes_per_code;
+    size_t by_bytes = (x->options.max_run_bytes - fc_run_bytes(x)) / each;
     if (by_bytes < codes) codes = by_bytes;
     if (codes > 1024) codes = 1024;
-    return fc_reserve(x, codes * (FC_LENGTH_BYTES + longest)) == FC_DONE ? codes : 0;
+    return fc_run_reserve(&x->run, codes * (FC_LENGTH_BYTES + longest)) ? codes : 0;
 }
 
 /* Takes over `count` codes that were put behind the arena's end and go up to `out`. */
 static inline void fc_settle(fc_extractor *x, const uint8_t *out, size_t count) {
-    x->arena_len = (size_t)(out - x->arena);
-    x->batch_codes += count;
+    x->run.len = (size_t)(out - x->run.arena);
+    x->run.codes += count;
     x->codes += count;
 }
 

@@ -152,7 +152,7 @@ FC_TARGET static fc_status FC_NAME(scan)(fc_extractor *x, const uint8_t **at, co
      * at again. */
     const size_t longest = x->options.max_code_bytes < 64 ? x->options.max_code_bytes : 64;
     size_t room = fc_room(x, longest);
-    uint8_t *out = x->arena + x->arena_len;
+    uint8_t *out = x->run.arena + x->run.len;
     const ptrdiff_t max_row_bytes = (ptrdiff_t)x->options.max_row_bytes;
     const uint8_t *const all_plain_before = end - begin >= 68 ? end - 67 : begin;
 
@@ -180,7 +180,7 @@ FC_TARGET static fc_status FC_NAME(scan)(fc_extractor *x, const uint8_t **at, co
             if (i == count) break;
 
             status = fc_take_field(x, start, begin + starts_at[i], longest, &room);
-            out = x->arena + x->arena_len;
+            out = x->run.arena + x->run.len;
             if (status != FC_DONE) goto stop;
             if (x->field_fault != FC_FINE) {
                 known_line = fc_line_of(start, known, begin, known_line);

@@ -1,9 +1,9 @@
-/* Sorts the codes of a batch by their bytes, the shorter first where one is the beginning of the other.
+/* Sorts the codes of a run by their bytes, the shorter first where one is the beginning of the other.
  *
  * Radix sort on 8 bytes of each code at a time, as a big-endian number; zeros, which no code contains, stand for what
  * is past its end. The bytes are counted once; of those that differ between codes only as many take part as it needs to
  * tell most codes apart. Codes that still agree are few, and are sorted among themselves: by insertion, or, if they are
- * many, in this same way, in the end by their next 8 bytes. Equal codes are equal bytes: their order shows nowhere.
+ * many, in this same way, in the end by their next 8 bytes. Of equal codes one is kept.
  */
 #ifndef CODESVC_FASTCSV_SORT_H
 #define CODESVC_FASTCSV_SORT_H
@@ -16,9 +16,8 @@ typedef struct {
     const uint8_t *code; /* at its length, in the arena */
 } fc_sort_item;
 
-/* NOTE: memory that a batch leaves to the next one; freed by fc_sorter_free. */
+/* NOTE: memory that a run leaves to the next one; freed by fc_sorter_free. */
 typedef struct {
-    const uint8_t **codes; /* the result */
     fc_sort_item *items;
     fc_sort_item *spare; /* as many, for the passes to write to */
     size_t size;
@@ -28,27 +27,47 @@ typedef struct {
 static void fc_sort_from(fc_sorter *s, fc_sort_item *items, size_t count, size_t depth);
 
 static void fc_sorter_free(fc_sorter *s) {
-    free(s->codes);
     free(s->items);
     free(s->spare);
+    s->items = s->spare = NULL;
 }
 
-/* False when there is no memory. */
-static bool fc_sort(fc_sorter *s, const uint8_t *arena, size_t count) {
+static inline bool fc_same_code(const uint8_t *a, const uint8_t *b) {
+    return memcmp(a, b, FC_LENGTH_BYTES) == 0 &&
+           memcmp(a + FC_LENGTH_BYTES, b + FC_LENGTH_BYTES, fc_arena_length(a)) == 0;
+}
+
+/* Fills in run->order. False when there is no memory. */
+static bool fc_sort(fc_sorter *s, fc_run *run) {
+    size_t count = run->codes;
     if (count > s->size) {
         fc_sorter_free(s);
-        s->codes = malloc(count * sizeof *s->codes);
         s->items = malloc(count * sizeof *s->items);
         s->spare = malloc(count * sizeof *s->spare);
-        s->size = s->codes != NULL && s->items != NULL && s->spare != NULL ? count : 0;
+        s->size = s->items != NULL && s->spare != NULL ? count : 0;
         if (s->size == 0) return false;
     }
+    if (count > run->order_size) {
+        free(run->order);
+        run->order = malloc(count * sizeof *run->order);
+        run->order_size = run->order != NULL ? count : 0;
+        if (run->order == NULL) return false;
+    }
+    const uint8_t *at = run->arena;
     for (size_t i = 0; i < count; i++) {
-        s->items[i].code = arena;
-        arena += FC_LENGTH_BYTES + fc_arena_length(arena);
+        s->items[i].code = at;
+        at += FC_LENGTH_BYTES + fc_arena_length(at);
     }
     fc_sort_from(s, s->items, count, 0);
-    for (size_t i = 0; i < count; i++) s->codes[i] = s->items[i].code;
+    const fc_sort_item *last = NULL;
+    run->distinct = 0;
+    for (size_t i = 0; i < count; i++) {
+        const fc_sort_item *item = &s->items[i];
+        /* Equal codes went the same way, so that their keys are of the same bytes: a look at the arena is rare. */
+        if (last != NULL && last->key == item->key && fc_same_code(last->code, item->code)) continue;
+        run->order[run->distinct++] = item->code;
+        last = item;
+    }
     return true;
 }
 

@@ -228,7 +228,13 @@ def test_any_length_of_campaign_and_code(instruction_set: str) -> None:
         )
 
 
-def test_a_batch_made_by_hand_is_empty() -> None:
+def test_a_batch_does_not_show_its_codes() -> None:
+    assert "SECRET" not in repr(one_batch("SECRET"))
+
+
+def test_a_batch_made_by_hand_holds_nothing() -> None:
     batch = Batch()
-    assert (len(batch), batch.documents, batch.codes()) == (0, b"", [])
-    assert b"SECRET" not in repr(one_batch("SECRET")).encode()
+    assert len(batch) == 0
+    for use in (lambda: batch.documents, batch.codes, batch.upserts, lambda: batch.pick(bytearray(), 0)):
+        with pytest.raises(ValueError, match="Extractor"):
+            use()
