@@ -1,6 +1,7 @@
 """The composition root: settings → clients → store and source → rules → routes."""
 
 import asyncio
+import ctypes
 import errno
 import logging
 import os
@@ -9,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -46,6 +47,11 @@ _INDEX_RETRY_SECONDS: Final = 5.0
 _READY_SECONDS: Final = 1.5
 _DEV_TOKEN_SECONDS: Final = 3600
 _POLL_SECONDS: Final = 0.05
+# Of glibc's malloc.h.
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+_LARGE_BLOCK: Final = 1 << 20
+
 # For what is still being written to a socket when the drain is over.
 _CLOSE_SECONDS: Final = 2.0
 
@@ -119,6 +125,7 @@ class Service:
 @asynccontextmanager
 async def open_service(settings: Settings) -> AsyncIterator[Service]:
     """Connect and wire everything behind the edge; neither MongoDB nor S3 needs to answer yet."""
+    _keep_memory_steady()
     telemetry = Telemetry()
     async with AsyncExitStack() as stack:
         mongo = Mongo(settings)
@@ -140,12 +147,26 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
                 telemetry=telemetry,
                 options=Options(
                     batch_size=settings.batch_size,
+                    sort_codes=settings.sort_codes,
                     write_concurrency=settings.write_concurrency,
                     max_row_bytes=settings.max_row_bytes,
                 ),
                 clock=utc_now,
             ),
         )
+
+
+def _keep_memory_steady() -> None:
+    """Let large blocks go back to the system when they are freed.
+
+    glibc would learn to keep blocks of the size of an encoded batch, some for each thread that ever had one: the longer
+    the upload, the more. What MALLOC_* variables say goes before this.
+    """
+    if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        with suppress(OSError, AttributeError):  # another C library, such as musl, has no such thing
+            libc = ctypes.CDLL(None)
+            libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+            libc.mallopt(_M_ARENA_MAX, 2)
 
 
 async def create_indexes(settings: Settings) -> list[str]:

@@ -54,12 +54,13 @@ environment (default):
   CODESVC_DEV                     1 opens GET /dev/token to everybody (0)
 
   CODESVC_BATCH_SIZE              codes in one bulk write (50000)
+  CODESVC_SORT_CODES              codes sorted together before they are written (1000000)
   CODESVC_WRITE_CONCURRENCY       bulk writes in flight for one upload (2)
   CODESVC_WRITE_CONCERN           1, majority, … (majority)
   CODESVC_WRITE_JOURNAL           true or false (true)
   CODESVC_WRITE_STRATEGY          insert-first or upsert (insert-first)
   CODESVC_READ_CONCURRENCY        ranged GETs in flight for one upload (4)
-  CODESVC_READ_PART_SIZE          the size of each, in bytes (8388608)
+  CODESVC_READ_PART_SIZE          the size of each, in bytes (4194304)
   CODESVC_MAX_ROW_BYTES           the longest record of a file, in bytes (4194304)
 
   CODESVC_RESERVATION_TTL         seconds a hold lasts (86400)

@@ -77,12 +77,14 @@ class Settings(BaseSettings):
     dev: bool = False
 
     batch_size: int = Field(50_000, ge=1, le=100_000)
+    sort_codes: int = Field(1_000_000, ge=1, le=10_000_000)
+    """Codes of one upload that are sorted together before they are written."""
     write_concurrency: int = Field(2, ge=1, le=64)
     write_concern: int | str = "majority"
     write_journal: bool = True
     write_strategy: WriteStrategy = WriteStrategy.INSERT_FIRST
     read_concurrency: int = Field(4, ge=1, le=64)
-    read_part_size: int = Field(8 << 20, ge=1, le=1 << 30)
+    read_part_size: int = Field(4 << 20, ge=1, le=1 << 30)
     max_row_bytes: int = Field(4 << 20, ge=1, le=1 << 30)
 
     reservation_ttl: int = Field(86_400, ge=1, le=10 * 365 * 86_400)

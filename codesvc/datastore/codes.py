@@ -95,7 +95,7 @@ class CodeStore:
         await ensure_indexes(self._mongo, timeout=self._mongo.timeout)
         if self._strategy is WriteStrategy.UPSERT:
             return UpsertWriter(self._mongo, self._telemetry, campaign_id, code_type, saved)
-        return InsertFirstWriter(self._wire)
+        return InsertFirstWriter(self._wire, campaign_id, code_type)
 
     async def count(self, *, campaign_id: str, code_type: CodeType, cut_off: datetime) -> Counts:
         """Count the codes in each status, all three at one instant where the deployment knows transactions."""

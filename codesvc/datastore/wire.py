@@ -17,14 +17,16 @@ manual, "Retryable Writes"). That is what keeps counts exact when a reply is los
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import bson
 import pymongo
 from bson.codec_options import CodecOptions
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from codesvc._fastcsv import WriteReply, read_write_reply
@@ -40,8 +42,16 @@ COMMAND_OVERHEAD: Final = 16 * 1024
 # the names of the database and the collection. Twice the document's own size covers the first and some of the words.
 _DUPLICATE_ERROR_BYTES: Final = 96
 _LONG_REPLY_BYTES: Final = 16 * 1024
+
+MAX_FOUND: Final = 30_000
+"""Documents that one find may ask for. The longest _id that codesvc makes takes some 450 bytes in a reply, and a reply
+holds 16 MiB: a fuller one would leave a cursor open. It also bounds the memory and the time that one reply takes."""
+
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
+
+
+_Reply = TypeVar("_Reply")
 
 
 class _RawRun:
@@ -98,6 +108,14 @@ class _Session:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The raw reply to a find, and an instant (of the cluster's clock) that is not before what it shows."""
+
+    reply: bytes
+    instant: Timestamp
+
+
 class Wire:
     """Sends runs of encoded documents; any number of calls may be under way at once.
 
@@ -142,6 +160,53 @@ class Wire:
         with self._telemetry.datastore_operation("update", bytes=len(statements)):
             return await self._run("update", "updates", statements)
 
+    async def reads_majority(self) -> bool:
+        """Tell whether :meth:`find` works here: a standalone server has no majority."""
+        return (await self._mongo.deployment()).transactions
+
+    async def find(self, query: bytes, *, limit: int, typed: bool) -> "Found":
+        """Find documents that a majority holds, in the order of their ``_id``, of which nothing else is read.
+
+        ``limit`` is 1 to ``MAX_FOUND``; ``typed`` has their ``type`` as well, for which each must be fetched.
+        """
+        command = {
+            "find": COLLECTION,
+            "filter": RawBSONDocument(query),
+            "projection": {"_id": 1, "type": 1} if typed else {"_id": 1},
+            "sort": {"_id": 1},
+            "limit": limit,
+            "batchSize": limit,
+            "readConcern": {"level": "majority"},
+        }
+        with self._telemetry.datastore_operation("find", limit=limit):
+            reply = await self._read(command)
+        return Found(_bytes_of(reply), reply["operationTime"])
+
+    async def holds_other_types(self, campaign_id: str, code_type: str, instant: Timestamp) -> bool:
+        """Tell whether, at ``instant`` or later, a majority holds codes of the campaign that have another type."""
+        command = {
+            "find": COLLECTION,
+            "filter": {"_id.campaign_id": campaign_id, "type": {"$ne": code_type}},
+            # From the index codes_by_status alone.
+            "projection": {"_id": 0, "type": 1},
+            "limit": 1,
+            "singleBatch": True,
+            "readConcern": {"level": "majority", "afterClusterTime": instant},
+        }
+        with self._telemetry.datastore_operation("find", limit=1):
+            reply = await self._read(command)
+        return bool(reply["cursor"]["firstBatch"])
+
+    async def kill_cursor(self, cursor: int) -> None:
+        """Let the server forget a cursor."""
+        await self._read({"killCursors": COLLECTION, "cursors": [Int64(cursor)]})
+
+    async def _read(self, command: dict[str, Any]) -> Any:
+        async def ask() -> Any:
+            return await self._mongo.database.command(dict(command), codec_options=_RAW_REPLY)
+
+        return await self._until_answered(ask)
+
     async def _run(self, name: str, field: str, payload: bytes) -> WriteReply:
         command = {name: COLLECTION, "ordered": False, "writeConcern": self._write_concern}
         if not (await self._mongo.deployment()).transactions:
@@ -161,20 +226,26 @@ class Wire:
     async def _until_told(
         self, command: dict[str, Any], field: str, payload: bytes, session: _Session
     ) -> WriteReply:
+        async def ask() -> WriteReply:
+            return await self._send(dict(command), field, payload, session.session)
+
+        return await self._until_answered(ask, lambda reply: reply.write_concern_error not in RETRYABLE_CODES)
+
+    async def _until_answered(
+        self, ask: Callable[[], Awaitable[_Reply]], settled: Callable[[_Reply], bool] = lambda _reply: True
+    ) -> _Reply:
+        """Ask again and again, as long as the time limit allows, after what another try may cure."""
         deadline = time.monotonic() + self._mongo.timeout
         pause = _FIRST_PAUSE
         with translated(), pymongo.timeout(self._mongo.timeout):
             while True:
                 try:
-                    reply = await self._send(dict(command), field, payload, session.session)
+                    reply = await ask()
                 except PyMongoError as error:
                     if not _may_be_sent_again(error) or time.monotonic() + pause > deadline:
                         raise
                 else:
-                    if (
-                        reply.write_concern_error not in RETRYABLE_CODES
-                        or time.monotonic() + pause > deadline
-                    ):
+                    if settled(reply) or time.monotonic() + pause > deadline:
                         return reply
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -185,7 +256,11 @@ class Wire:
         command[field] = [_RawRun(payload)] if self._raw else bson.decode_all(payload)
         options = {"codec_options": _RAW_REPLY} if self._raw else {}
         reply = await self._mongo.database.command(command, session=session, **options)
-        return read_write_reply(bytes(reply.raw) if isinstance(reply, _RawReply) else bson.encode(reply))
+        return read_write_reply(_bytes_of(reply))
+
+
+def _bytes_of(reply: Any) -> bytes:
+    return bytes(reply.raw) if isinstance(reply, _RawReply) else bson.encode(reply)
 
 
 def _cut(documents: bytes, count: int, error_bytes: int, reply_bytes: int) -> list[tuple[bytes, int]]:

@@ -2,31 +2,47 @@
 
 ``upsert`` is the readable reference: one ``UpdateOne(upsert=True)`` per code through the driver's ``bulk_write``.
 
-``insert-first`` is the fast one. A new code costs the server least as an insert, a known one as an upsert; so a batch
-is inserted, and the codes that were there already are upserted afterwards. Where nearly all of a batch was known, the
-following batches are upserted at once (an insert that fails costs the server four times an upsert that matches),
-until one shows many new codes again. Which way a batch goes changes its speed and never its counts: the server tells
-for each statement whether it inserted.
+``insert-first`` is the fast one: a new code costs the server least as an insert, a known one as a look at the index of
+``_id``. Every batch begins with a look at a few hundred neighbouring codes. Where next to none is known, all are
+inserted, and the few that turn out to be there already (E11000) are upserted. Otherwise the rest is looked up as well:
+where the file's codes lie close together in the index, by reading that stretch of it from end to end; where they lie
+far apart, by asking for each. Then the unknown are inserted. Which way a batch goes changes its speed and never its
+counts:
+
+* A code counts as inserted when the server says that it was inserted, and as updated when it was seen.
+* What is seen is as durable as what is written: looks have read concern ``majority``.
+* A code that was seen already has the type that it should have, if the campaign holds no other type a moment later; one
+  step in the index ``codes_by_status`` tells. If it does, documents are read with their types, and codes of another are
+  upserted.
 """
 
 from datetime import datetime
 from typing import Final, Protocol
 
+from bson.timestamp import Timestamp
 from pymongo import UpdateOne
 
-from codesvc._fastcsv import Batch, WriteReply
+from codesvc._fastcsv import NOT_SEEN, SEEN, SEEN_OTHER_TYPE, Batch, WriteReply
 from codesvc.datastore.client import Mongo
 from codesvc.datastore.failures import database_error, translated
 from codesvc.datastore.telemetry import Telemetry
-from codesvc.datastore.wire import Wire
+from codesvc.datastore.wire import MAX_FOUND, Wire
 from codesvc.errors import DatabaseRefusedError
 from codesvc.models import CodeType, UploadCounts
 
-# Shares of a batch that were known already: from the upper one on, the next batches are upserted; below the lower
-# one, inserted again. Upserts of new codes cost the server about twice an insert, inserts of known ones four times an
-# upsert, which puts the break-even near a third; the gap between the two keeps mixed files from flapping.
-_MOSTLY_KNOWN: Final = 0.4
-_MOSTLY_NEW: Final = 0.2
+# Codes that are looked at first, and then at a time: the replies of a few MB keep memory small.
+_FIRST_LOOK: Final = 512
+_LOOK: Final = 50_000
+_LOOK_FOR_EACH: Final = 5_000
+
+# A stretch of the index is read while it holds at most so many documents for each code of the file: to read one costs
+# the server about a sixth of a search for one.
+_DENSE: Final = 6
+
+# From this share of known codes on, it pays to look before the insert: a known code that is inserted costs the server
+# some 40 us (E11000, then an upsert), a look at a stretch 1 to 4, a search 5.
+_WORTH_A_LOOK: Final = {True: 0.03, False: 0.12}
+"""By whether the codes lie close together."""
 
 # Two uploads that insert the same code at the same moment can make an upsert fail with E11000 once; the next try
 # finds the code. More than a few rounds would mean a unique index that is not codesvc's.
@@ -37,12 +53,18 @@ _DUPLICATE_KEY: Final = 11000
 class BatchWriter(Protocol):
     """Writes the batches of one upload; several calls may be under way at once."""
 
+    @property
+    def sorts(self) -> bool:
+        """Whether codes shall come sorted, and none twice in a run, rather than in the file's order."""
+
     async def write(self, batch: Batch) -> UploadCounts:
         """Store a batch and tell how many of its codes were new."""
 
 
 class UpsertWriter:
-    """The reference: the driver's own bulk write."""
+    """The reference: the driver's own bulk write, in the file's order."""
+
+    sorts: Final = False
 
     def __init__(
         self, mongo: Mongo, telemetry: Telemetry, campaign_id: str, code_type: CodeType, saved: datetime
@@ -64,18 +86,70 @@ class UpsertWriter:
 
 
 class InsertFirstWriter:
-    """Encoded batches over the wire: inserts for new codes, upserts for known ones."""
+    """Encoded batches over the wire: looks for known codes, inserts for new ones."""
 
-    def __init__(self, wire: Wire) -> None:
+    sorts: Final = True
+
+    def __init__(self, wire: Wire, campaign_id: str, code_type: CodeType) -> None:
         self._wire = wire
-        self._upsert_next = False
+        self._campaign_id = campaign_id
+        self._code_type = code_type
+        # Whether the campaign holds codes of another type: assumed not to be so until it shows.
+        self._other_types = False
 
     async def write(self, batch: Batch) -> UploadCounts:
-        """Insert the batch and upsert what was known, or upsert it all."""
-        counts = await (self._upsert(batch, None) if self._upsert_next else self._insert(batch))
-        known = counts.updated / counts.total
-        self._upsert_next = known > (_MOSTLY_NEW if self._upsert_next else _MOSTLY_KNOWN)
+        """Insert the codes that no look has shown, upsert those of another type."""
+        marks = await self._look(batch)
+        if NOT_SEEN in marks and SEEN not in marks and SEEN_OTHER_TYPE not in marks:
+            return await self._insert(batch)
+        counts = UploadCounts(updated=marks.count(SEEN))
+        for mark, write in ((NOT_SEEN, self._insert), (SEEN_OTHER_TYPE, self._upsert)):
+            if mark in marks:
+                counts += await write(batch.pick(marks, mark))
         return counts
+
+    async def _look(self, batch: Batch) -> bytearray:
+        """Mark the codes that are there; where few are, most stay unmarked."""
+        nothing = bytearray(len(batch))
+        if not await self._wire.reads_majority():
+            return nothing
+        while True:
+            typed = self._other_types
+            marks, instant = await self._look_once(batch, typed=typed)
+            if typed or marks == nothing or instant is None:
+                return marks
+            if not await self._wire.holds_other_types(self._campaign_id, self._code_type.value, instant):
+                return marks
+            self._other_types = True
+
+    async def _look_once(self, batch: Batch, *, typed: bool) -> tuple[bytearray, Timestamp | None]:
+        marks = bytearray(len(batch))
+        instant: Timestamp | None = None
+        position = 0
+        dense = True
+        while position < len(batch):
+            if position and position - marks.count(NOT_SEEN, 0, position) < _WORTH_A_LOOK[dense] * position:
+                break
+            if dense:
+                stop = min(position + (_LOOK if position else _FIRST_LOOK), len(batch))
+                limit = min(_DENSE * (stop - position), MAX_FOUND)
+                query = batch.within(position, stop)
+            else:
+                stop = min(position + _LOOK_FOR_EACH, len(batch))
+                limit = stop - position
+                query = batch.among(position, stop)
+            found = await self._wire.find(query, limit=limit, typed=typed)
+            instant = found.instant if instant is None else max(instant, found.instant)
+            documents, reached, cursor = batch.mark(found.reply, position, stop, marks)
+            if cursor:
+                # Only where others' documents of a huge _id lie between: the reply was full before the limit.
+                await self._wire.kill_cursor(cursor)
+            if not cursor and (not dense or documents < limit):
+                reached = stop  # there is nothing else up to there
+            # Also where nothing was reached at all.
+            dense = dense and documents <= _DENSE * (reached - position)
+            position = reached
+        return marks, instant
 
     async def _insert(self, batch: Batch) -> UploadCounts:
         counts = UploadCounts()
@@ -89,7 +163,7 @@ class InsertFirstWriter:
             start += size
         return counts + await self._upsert(batch, known) if known else counts
 
-    async def _upsert(self, batch: Batch, indexes: list[int] | None) -> UploadCounts:
+    async def _upsert(self, batch: Batch, indexes: list[int] | None = None) -> UploadCounts:
         counts = UploadCounts()
         pending = len(batch) if indexes is None else len(indexes)
         for _ in range(_DUPLICATE_ROUNDS):

@@ -1,13 +1,16 @@
 """The way of an upload: a source's chunks, through the extractor, into batches, to the store.
 
-    source ──chunks──▶ Extractor ──batches──▶ at most K writes in flight ──▶ counts
+    source ──chunks──▶ Extractor ──runs of sorted codes, cut into batches──▶ at most K writes in flight ──▶ counts
 
-One batch more than those in flight is kept ready, so memory is bounded whatever the file's size: K + 1 batches and
-what the source reads ahead.
+While one run is written, the next is read and sorted, and no more than that; so memory is bounded whatever the file's
+size: two runs of codes, K encoded batches, and what the source reads ahead. The longer a run, the closer together its
+codes lie in the indexes; but no write waits for a run to fill: what has been read is cut off as soon as a write could
+begin.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,10 +20,6 @@ from codesvc._fastcsv import Batch, Extractor
 from codesvc.errors import DrainingError, InvalidRowError, NotCsvError, UploadRejectedError
 from codesvc.models import CodeType, InvalidRow, Progress, UploadCounts, UploadReport
 
-# The extractor runs on the event loop's thread: so much at a time keeps every call below a millisecond, and after so
-# much without a wait the loop's other tasks get their turn.
-_FEED_BYTES: Final = 128 * 1024
-_YIELD_BYTES: Final = 1 << 20
 _DRAINING: Final = "The process is going away before the upload is done."
 
 
@@ -44,6 +43,10 @@ class Source(Protocol):
 
 class BatchWriter(Protocol):
     """Writes the batches of one upload, several at once."""
+
+    @property
+    def sorts(self) -> bool:
+        """Whether codes shall come sorted, and none twice in a run, rather than in the file's order."""
 
     async def write(self, batch: Batch) -> UploadCounts:
         """Store a batch and tell how many of its codes were new."""
@@ -84,9 +87,10 @@ class Telemetry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How uploads run: codes in a batch, batches in flight, the longest record in bytes."""
+    """How uploads run: codes in a batch, codes sorted together, batches in flight, the longest record in bytes."""
 
     batch_size: int
+    sort_codes: int
     write_concurrency: int
     max_row_bytes: int
 
@@ -131,7 +135,7 @@ class Uploads:
         """Load a file's codes into a campaign.
 
         The file is read from ``source`` (by default, the one that ``file_key`` is a key of). ``progress`` is called
-        after each chunk.
+        after each batch, and at the end.
 
         Raises:
             SourceNotFoundError, SourceChangedError, StorageUnavailableError: see the source.
@@ -148,22 +152,23 @@ class Uploads:
             async with self._until_drained() as running, source.open(file_key) as stream:
                 max_codes, max_bytes = await self._store.batch_limits()
                 saved = self._clock()
+                writer = await self._store.writer(campaign_id=campaign_id, code_type=code_type, saved=saved)
+                batch_size = min(self._options.batch_size, max_codes)
                 extractor = Extractor(
                     campaign_id=campaign_id,
                     code_type=code_type.value,
                     saved_ms=round(saved.timestamp() * 1000),
                     header=header,
                     strict=strict,
-                    max_batch_codes=min(self._options.batch_size, max_codes),
+                    max_batch_codes=batch_size,
                     max_batch_bytes=max_bytes,
                     max_row_bytes=self._options.max_row_bytes,
-                    # Neighbours in the index arrive together: MongoDB takes a sorted batch a fifth faster or more.
-                    sort=True,
+                    sort=max(self._options.sort_codes, batch_size) if writer.sorts else 0,
                 )
-                writer = await self._store.writer(campaign_id=campaign_id, code_type=code_type, saved=saved)
-                flight = _Flight(writer, told, self._options.write_concurrency)
+                meter = _Meter(stream, extractor, told, progress)
+                flight = _Flight(writer, told, meter, self._options.write_concurrency)
                 try:
-                    await self._pump(stream, extractor, flight, told, progress)
+                    await self._pump(stream, extractor, flight, meter, batch_size)
                 finally:
                     # Writes under way are always waited for; a drain that began just now is too late to end this.
                     self._running.discard(running)
@@ -197,63 +202,82 @@ class Uploads:
         stream: Stream,
         extractor: Extractor,
         flight: "_Flight",
-        told: UploadTelemetry,
-        progress: Callable[[Progress], None] | None,
+        meter: "_Meter",
+        batch_size: int,
     ) -> None:
-        done = since_yield = 0
+        # Parsing and sorting let go of the interpreter, and a run takes a tenth of a second to sort: in a thread, they
+        # hold nobody up.
         async for chunk in stream.chunks():
-            for piece in _pieces(chunk):
-                for batch in extractor.feed(piece):
-                    await flight.send(batch)
-                if extractor.failure is not None:
-                    break
-            told.read(len(chunk))
-            done += len(chunk)
-            if progress is not None:
-                progress(Progress(done, stream.size, flight.counts))
+            batches = await asyncio.to_thread(extractor.feed, chunk)
+            meter.parsed(len(chunk))
+            if not batches and flight.hungry and extractor.pending >= batch_size:
+                batches = await asyncio.to_thread(extractor.flush)
+            await flight.send(batches)
             if extractor.failure is not None:
                 break
-            since_yield += len(chunk)
-            if since_yield >= _YIELD_BYTES:
-                since_yield = 0
-                await asyncio.sleep(0)
-        for batch in extractor.finish():
-            await flight.send(batch)
-        if progress is not None:
-            await flight.land()
-            progress(Progress(done, stream.size, flight.counts))
+        await flight.send(await asyncio.to_thread(extractor.finish))
+        await flight.emptied()
 
 
 class _Flight:
-    """The writes under way: at most so many, all of them waited for, the first failure kept."""
+    """The writes under way, at most so many, and the batches that wait for them; the first failure is kept."""
 
-    def __init__(self, writer: BatchWriter, told: UploadTelemetry, concurrency: int) -> None:
+    def __init__(self, writer: BatchWriter, told: UploadTelemetry, meter: "_Meter", concurrency: int) -> None:
         self._writer = writer
         self._told = told
-        self._slots = asyncio.Semaphore(concurrency)
+        self._meter = meter
+        self._concurrency = concurrency
+        self._waiting: deque[Batch] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._moved = asyncio.Event()
         self._failure: BaseException | None = None
         self.counts = UploadCounts()
 
-    async def send(self, batch: Batch) -> None:
-        """Start the write of a batch as soon as there is a slot; raises what an earlier write raised."""
-        await self._slots.acquire()
-        if self._failure is not None:
-            self._slots.release()
-            raise self._failure
-        task = asyncio.create_task(self._write(batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    @property
+    def hungry(self) -> bool:
+        """Whether one more batch would be written at once."""
+        return not self._waiting and len(self._tasks) < self._concurrency
+
+    async def send(self, batches: Sequence[Batch]) -> None:
+        """Take batches over as soon as none waits from before; raises what an earlier write raised."""
+        if batches:
+            await self.emptied()
+            earlier = set(self._tasks)
+            self._waiting.extend(batches)
+            self._start()
+            # While there is work enough: the memory of the run before, for the next one to be read to.
+            if earlier and len(self._waiting) > self._concurrency:
+                await asyncio.wait(earlier)
+
+    async def emptied(self) -> None:
+        """Wait until no batch waits; raises what a write raised."""
+        while self._waiting and self._failure is None:
+            self._moved.clear()
+            await self._moved.wait()
+        self.raise_failure()
 
     async def land(self) -> None:
-        """Wait for every write under way. None is cancelled: the server would carry it out all the same."""
+        """Start no more writes and wait for those under way. None is cancelled: the server would carry it out."""
+        self._waiting.clear()
         while self._tasks:
             await asyncio.wait(self._tasks)
+        self._meter.tell(self.counts)
 
     def raise_failure(self) -> None:
         """Raise what a write raised, if any did."""
         if self._failure is not None:
             raise self._failure
+
+    def _start(self) -> None:
+        while self._waiting and len(self._tasks) < self._concurrency and self._failure is None:
+            task = asyncio.create_task(self._write(self._waiting.popleft()))
+            self._tasks.add(task)
+            task.add_done_callback(self._landed)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._start()
+        self._moved.set()
 
     async def _write(self, batch: Batch) -> None:
         try:
@@ -264,19 +288,41 @@ class _Flight:
             if not isinstance(error, Exception):
                 raise
         else:
+            counts += UploadCounts(updated=batch.repeats)
             self.counts += counts
             self._told.stored(inserted=counts.inserted, updated=counts.updated)
-        finally:
-            self._slots.release()
+            self._meter.tell(self.counts)
 
 
-def _pieces(chunk: bytes) -> Iterator[bytes | memoryview]:
-    if len(chunk) <= _FEED_BYTES:
-        yield chunk
-        return
-    view = memoryview(chunk)
-    for start in range(0, len(chunk), _FEED_BYTES):
-        yield view[start : start + _FEED_BYTES]
+class _Meter:
+    """Tells how far an upload has come: of the bytes that were parsed, the share whose codes are stored."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        extractor: Extractor,
+        told: UploadTelemetry,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._stream = stream
+        self._extractor = extractor
+        self._told = told
+        self._progress = progress
+        self._parsed = 0
+        self._done = 0
+
+    def parsed(self, size: int) -> None:
+        """Count bytes that the extractor has taken."""
+        self._parsed += size
+        self._told.read(size)
+
+    def tell(self, counts: UploadCounts) -> None:
+        """Tell it, now that so many codes are stored."""
+        if self._progress is not None:
+            codes = self._extractor.codes
+            done = self._parsed * counts.total // codes if codes else self._parsed
+            self._done = max(self._done, done)
+            self._progress(Progress(self._done, self._stream.size, counts))
 
 
 def _report(extractor: Extractor, counts: UploadCounts) -> UploadReport:

@@ -93,6 +93,7 @@ def second_service(api_settings: dict[str, str | None], main_database: str, logs
 TINY = {
     "CODESVC_DEV": "1",
     "CODESVC_BATCH_SIZE": "3",
+    "CODESVC_SORT_CODES": "10",
     "CODESVC_WRITE_CONCURRENCY": "3",
     "CODESVC_WRITE_CONCERN": "1",
     "CODESVC_WRITE_JOURNAL": "false",

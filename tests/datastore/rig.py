@@ -98,6 +98,7 @@ class Rig:
         campaign_id: str = CAMPAIGN,
         code_type: CodeType = CodeType.TM,
         batch_size: int | None = None,
+        sort_codes: int | None = None,
         write_concurrency: int | None = None,
     ) -> UploadCounts:
         """Upload a file that is all valid; return its counts."""
@@ -108,6 +109,8 @@ class Rig:
             telemetry=self.telemetry,
             options=Options(
                 batch_size=batch_size or self.settings.batch_size,
+                # With batches of its own, a test means the duplicates between them.
+                sort_codes=sort_codes or batch_size or self.settings.sort_codes,
                 write_concurrency=write_concurrency or self.settings.write_concurrency,
                 max_row_bytes=self.settings.max_row_bytes,
             ),

@@ -59,6 +59,7 @@ class Store:
     done: list[list[str]] = field(default_factory=list)
     most_at_once: int = 0
     saved: datetime | None = None
+    sorts: bool = True
 
     async def batch_limits(self) -> tuple[int, int]:
         return self.limits
@@ -129,6 +130,7 @@ def uploads(
     audience: Audience | None = None,
     *,
     batch_size: int = 10,
+    sort_codes: int = 10,
     write_concurrency: int = 2,
     max_row_bytes: int = 4096,
 ) -> Uploads:
@@ -137,7 +139,7 @@ def uploads(
         source=file,
         store=store,
         telemetry=audience or Audience(),
-        options=Options(batch_size, write_concurrency, max_row_bytes),
+        options=Options(batch_size, sort_codes, write_concurrency, max_row_bytes),
         clock=lambda: INSTANT,
     )
 

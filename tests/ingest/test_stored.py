@@ -31,7 +31,7 @@ def make(rig: Rig) -> Make:
             source=file,
             store=rig.store,
             telemetry=rig.telemetry,
-            options=Options(batch_size=20, write_concurrency=3, max_row_bytes=2_000),
+            options=Options(batch_size=20, sort_codes=60, write_concurrency=3, max_row_bytes=2_000),
             clock=Clock(),
         )
 
