@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from benchmarks import __main__ as whole
 from benchmarks import micro, plots
 from benchmarks.charts import Bar, BarChart, Better, HeatMap, Line, LineChart, short
 from benchmarks.micro.files import FILES
@@ -69,6 +70,16 @@ def test_micro_suites_end_in_tables_plots_and_targets(quick_run: Report) -> None
     bars = [{bar.label for bar in chart.bars} for chart in quick_run.charts if isinstance(chart, BarChart)]
     assert {"memchr", "codesvc", "Python csv"} <= bars[0]
     assert bars[1] == {f"codesvc, {name}" for name in instruction_sets()}
+
+
+@pytest.mark.parametrize("name", whole.SUITES)
+def test_every_suite_of_whole_services_runs_and_every_result_is_right(tmp_path: Path, name: str) -> None:
+    report = Report(quick=True)
+    whole.run_suite(name, report, rounds=1, out=tmp_path)
+    assert report.tables
+    assert not [one.name for one in report.targets if one.met is None]
+    assert not [row for table in report.tables for row in table.rows if "N/A" in row]
+    assert report.write(tmp_path).exists()
 
 
 def test_a_suite_that_fails_is_a_target_without_a_figure(

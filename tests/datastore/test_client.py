@@ -51,7 +51,7 @@ async def test_every_write_asks_for_the_write_concern_of_the_settings(
 ) -> None:
     commands = Commands()
     rig = await rigs(mongo_driver=driver, write_strategy=strategy, listeners=[commands], **settings)
-    await rig.upload(["A", "B"])
+    await rig.upload(["A", "B"], code_type=CodeType.EXTERNAL)
     await rig.upload(["A", "B"])
     [code] = await rig.reserve(1)
     await rig.inventory.release(CAMPAIGN, [code])

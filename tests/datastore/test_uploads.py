@@ -32,7 +32,13 @@ def open_rig(request: pytest.FixtureRequest, rigs: Rigs, monkeypatch: pytest.Mon
         monkeypatch.setattr(codesvc.datastore.codes, "raw_encoding_works", lambda: False)
 
     async def open_() -> Rig:
-        rig = await rigs(mongo_driver=driver, write_strategy=strategy, batch_size=100, write_concurrency=4)
+        rig = await rigs(
+            mongo_driver=driver,
+            write_strategy=strategy,
+            batch_size=100,
+            sort_codes=100,
+            write_concurrency=4,
+        )
         assert rig.store.raw_encoding is raw
         return rig
 
