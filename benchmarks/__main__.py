@@ -45,22 +45,27 @@ def main() -> int:
     report = Report(quick=options.quick)
     rounds = options.rounds or (1 if options.quick else 5)
     for name in options.suite or (MICRO, *SUITES):
-        if name == MICRO:
-            micro.run(report, quick=options.quick, out=options.out)
-            continue
-        place, run = SUITES[name]
-        # A new MongoDB for each: none inherits another's cache.
-        scratch = Path(tempfile.mkdtemp(prefix="codesvc-bench-"))
-        try:
-            with place(scratch, options.out / "files") as bench:
-                run(bench, report, rounds)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        run_suite(name, report, rounds=rounds, out=options.out)
     report.show()
     sys.stdout.write(f"\n{report.write(options.out)}\n")
     if options.publish:
         report.publish(Path("docs"))
     return 1 if any(target.met is None for target in report.targets) else 0
+
+
+def run_suite(name: str, report: Report, *, rounds: int, out: Path) -> None:
+    """Run one suite and add to the report what it found."""
+    if name == MICRO:
+        micro.run(report, quick=report.quick, out=out)
+        return
+    place, run = SUITES[name]
+    # A new MongoDB for each: none inherits another's cache.
+    scratch = Path(tempfile.mkdtemp(prefix="codesvc-bench-"))
+    try:
+        with place(scratch, out / "files") as bench:
+            run(bench, report, rounds)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 if __name__ == "__main__":

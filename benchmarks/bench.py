@@ -26,6 +26,7 @@ CAMPAIGN: Final = "1"
 REFERENCE: Final = {"CODESVC_WRITE_STRATEGY": "upsert", "CODESVC_WRITE_CONCURRENCY": "4"}
 """The readable strategy, with 4 bulk writes in flight."""
 
+_SAFE: Final = {"w": "majority", "j": True}
 _OPTIONS: Final = MongodOptions(cache_gb=4, oplog_mb=4096)
 _MEMBER_OPTIONS: Final = MongodOptions(cache_gb=2, oplog_mb=4096)
 
@@ -138,15 +139,19 @@ class Bench:
             yield running
 
     def uploads(self, steps: Sequence[Step], settings: Mapping[str, str] | None = None) -> dict[str, Run]:
-        """Upload one file after the other into a new database, through HTTP and S3; return the timed runs by case."""
+        """Upload one file after the other into a new database, through HTTP and S3; return the timed runs by case.
+
+        A step that is not timed only fills the database: the ceiling's client does it.
+        """
         runs = {}
         with self.database() as name, self.service(name, settings) as running:
             stored = 0
             for step in steps:
-                run = self.upload(running, name, step, stored=stored)
-                stored += step.file.codes - step.known
                 if step.timed:
-                    runs[step.case] = run
+                    runs[step.case] = self.upload(running, name, step, stored=stored)
+                else:
+                    self._blast(name, step.file, 2, _SAFE, sort_codes=step.file.codes)
+                stored += step.file.codes - step.known
         return runs
 
     def upload(self, running: ServiceUnderTest, database: str, step: Step, *, stored: int) -> Run:
@@ -166,11 +171,18 @@ class Bench:
             peak_memory=used.peak_memory,
         )
 
-    def ceiling(self, file: File, connections: int, *, concern: Mapping[str, Any] | None = None) -> Run:
+    def ceiling(
+        self,
+        file: File,
+        connections: int,
+        *,
+        concern: Mapping[str, Any] | None = None,
+        sort_codes: int = 0,
+    ) -> Run:
         """Blast a file into a new database over so many connections: see benchmarks/ceiling.py."""
         with self.database() as name:
             server = self.server_cpu()
-            result = self.blast(name, file, connections, concern=concern)
+            result = self._blast(name, file, connections, concern or _SAFE, sort_codes)
             right = result["codes"] == file.codes == self._documents(name)
             return Run(
                 rate=file.codes / result["seconds"] if right else None,
@@ -179,13 +191,13 @@ class Bench:
                 peak_memory=0,
             )
 
-    def blast(
-        self, database: str, file: File, connections: int, *, concern: Mapping[str, Any] | None = None
+    def _blast(
+        self, database: str, file: File, connections: int, concern: Mapping[str, Any], sort_codes: int
     ) -> dict[str, Any]:
         """Run the ceiling's client and return what it printed."""
         primary = self._server if isinstance(self._server, Mongod) else self._server.primary()
         command = [sys.executable, "-m", "benchmarks.ceiling", primary.address, database, str(file.path)]
-        command += [str(connections), json.dumps(concern or {"w": "majority", "j": True})]
+        command += [str(connections), json.dumps(concern), str(sort_codes)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         result: dict[str, Any] = json.loads(done.stdout)
         return result

@@ -2,9 +2,10 @@
 
 It parses no HTTP and no S3, knows no driver and no retries: batches of 50,000 documents are encoded beforehand into
 whole OP_MSG messages, and as many threads as there are connections write them to their sockets and wait for each
-reply. Only sending counts; encoding does not. Of several numbers of connections, the best is the ceiling.
+reply. Only sending counts; encoding does not, nor does sorting: with SORT_CODES, so many codes at a time are sorted
+beforehand, 0 leaves them in the file's order. Of several numbers of connections, the best is the ceiling.
 
-    python -m benchmarks.ceiling HOST:PORT DATABASE FILE CONNECTIONS WRITE_CONCERN_JSON
+    python -m benchmarks.ceiling HOST:PORT DATABASE FILE CONNECTIONS WRITE_CONCERN_JSON SORT_CODES
 
 prints one JSON object.
 """
@@ -42,13 +43,13 @@ class Message:
 
 def main() -> None:
     """Blast one file."""
-    address, database, file, connections, concern = sys.argv[1:]
+    address, database, file, connections, concern, sort_codes = sys.argv[1:]
     host, _, port = address.rpartition(":")
     sockets = [socket.create_connection((host, int(port))) for _ in range(int(connections))]
     for one in sockets:
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     seconds, documents = [], 0
-    for segment in _segments(Path(file), database, json.loads(concern)):
+    for segment in _segments(Path(file), database, json.loads(concern), int(sort_codes)):
         seconds.append(_blast(sockets, segment))
         documents += sum(message.documents for message in segment)
     total = sum(seconds)
@@ -56,9 +57,13 @@ def main() -> None:
     sys.stdout.write(json.dumps(result) + "\n")
 
 
-def _segments(file: Path, database: str, concern: dict[str, Any]) -> Iterator[list[Message]]:
+def _segments(file: Path, database: str, concern: dict[str, Any], sort_codes: int) -> Iterator[list[Message]]:
     extractor = Extractor(
-        campaign_id="1", code_type="tm", saved_ms=time.time_ns() // 1_000_000, max_batch_codes=_BATCH
+        campaign_id="1",
+        code_type="tm",
+        saved_ms=time.time_ns() // 1_000_000,
+        max_batch_codes=_BATCH,
+        sort=sort_codes,
     )
     segment: list[Message] = []
     with file.open("rb") as source:

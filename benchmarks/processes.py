@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -66,17 +66,14 @@ class ServiceUnderTest:
 
     def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """Send one request on a connection of its own and return the reply; anything but 200 is an error."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=3600)
-        try:
-            headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-            response = connection.getresponse()
-            reply: dict[str, Any] = json.loads(response.read())
-        finally:
-            connection.close()
-        if response.status != 200:
-            raise RuntimeError(f"{method} {path}: {response.status} {reply}")
-        return reply
+        with self.caller() as caller:
+            return caller.call(method, path, body)
+
+    @contextmanager
+    def caller(self) -> Iterator["Caller"]:
+        """Open a connection for many requests."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=3600)) as connection:
+            yield Caller(connection, self._token)
 
     def metric(self, name: str) -> float:
         """Read one metric without labels."""
@@ -87,6 +84,24 @@ class ServiceUnderTest:
         finally:
             connection.close()
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+
+class Caller:
+    """One connection that is kept open."""
+
+    def __init__(self, connection: http.client.HTTPConnection, token: str) -> None:
+        self._connection = connection
+        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+
+    def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """Send a request and return the reply; anything but 200 is an error."""
+        content = json.dumps(body) if body is not None else None
+        self._connection.request(method, path, content, self._headers)
+        response = self._connection.getresponse()
+        reply: dict[str, Any] = json.loads(response.read())
+        if response.status != 200:
+            raise RuntimeError(f"{method} {path}: {response.status} {reply}")
+        return reply
 
 
 @contextmanager

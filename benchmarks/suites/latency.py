@@ -5,7 +5,7 @@ import time
 from statistics import median, quantiles
 
 from benchmarks.bench import CAMPAIGN, Bench, Step
-from benchmarks.processes import ServiceUnderTest
+from benchmarks.processes import Caller
 from benchmarks.report import Report, Table, Target
 
 _PROBES = 200
@@ -17,10 +17,10 @@ def run(bench: Bench, report: Report, rounds: int) -> None:  # noqa: ARG001 - th
     count = 100_000 if report.quick else 4_000_000
     stock = bench.file(50_000, seed=3)
     file = bench.file(count)
-    with bench.database() as name, bench.service(name) as running:
+    with bench.database() as name, bench.service(name) as running, running.caller() as probe:
         bench.upload(running, name, Step("stock", stock), stored=0)
-        _probe(running, 20)
-        idle = _probe(running, _PROBES)
+        _probe(probe, 20)
+        idle = _probe(probe, _PROBES)
         done = threading.Event()
         outcome = []
 
@@ -32,7 +32,7 @@ def run(bench: Bench, report: Report, rounds: int) -> None:  # noqa: ARG001 - th
         thread.start()
         busy, lags = [], []
         while not done.is_set():
-            busy += _probe(running, 1)
+            busy += _probe(probe, 1)
             lags.append(running.metric("event_loop_lag_seconds"))
             time.sleep(_PAUSE)
         thread.join()
@@ -64,10 +64,10 @@ def run(bench: Bench, report: Report, rounds: int) -> None:  # noqa: ARG001 - th
     ]
 
 
-def _probe(running: ServiceUnderTest, times: int) -> list[float]:
+def _probe(caller: Caller, times: int) -> list[float]:
     seconds = []
     for _ in range(times):
         started = time.perf_counter()
-        running.call("POST", f"/v1/{CAMPAIGN}/reserve?type=tm&count=1")
+        caller.call("POST", f"/v1/{CAMPAIGN}/reserve?type=tm&count=1")
         seconds.append(time.perf_counter() - started)
     return seconds

@@ -1,4 +1,7 @@
-"""The matrix behind docs/tuning.md: write concern, journal, batch size, writes in flight, new and known codes."""
+"""The matrices behind docs/tuning.md.
+
+Write concern, journal, batch size, writes in flight, for new and known codes; and how many codes are sorted together.
+"""
 
 from functools import partial
 from itertools import product
@@ -8,15 +11,16 @@ from benchmarks.charts import HeatMap
 from benchmarks.report import Report, Table
 
 _CONCERNS = (("1", "false"), ("1", "true"), ("majority", "true"))
-_BATCHES = ("5000", "20000", "50000", "100000")
-_IN_FLIGHT = ("1", "2", "3", "4", "8")
+_BATCHES = ("10000", "50000", "100000")
+_IN_FLIGHT = ("1", "2", "4", "8")
+_SORTED = ("1", "100000", "250000", "500000", "1000000", "2000000")
 
 
 def run(bench: Bench, report: Report, rounds: int, *, nodes: int = 1) -> None:
     """Load the same file under every combination."""
-    count = 20_000 if report.quick else 500_000
+    count = 20_000 if report.quick else 300_000
     concerns = _CONCERNS[-1:] if report.quick else _CONCERNS
-    batches = _BATCHES[2:3] if report.quick else _BATCHES
+    batches = _BATCHES[1:2] if report.quick else _BATCHES
     in_flight = _IN_FLIGHT[1:2] if report.quick else _IN_FLIGHT
     file = bench.file(count)
     steps = (Step("new", file), Step("known", file, known=count))
@@ -39,7 +43,7 @@ def run(bench: Bench, report: Report, rounds: int, *, nodes: int = 1) -> None:
         f"tuning, {nodes} nodes",
         count,
         {name: partial(bench.uploads, steps, chosen) for name, chosen in settings.items()},
-        rounds=max(1, rounds // 2),
+        rounds=max(1, rounds // 5),
     )
     for case in ("new", "known"):
         rows = []
@@ -68,6 +72,33 @@ def run(bench: Bench, report: Report, rounds: int, *, nodes: int = 1) -> None:
             )
         )
     report.figures[f"tuning, {nodes} nodes"] = list(table.values())
+    if nodes == 1:
+        _sorting(bench, report, rounds)
+
+
+def _sorting(bench: Bench, report: Report, rounds: int) -> None:
+    """Load the same file with ever more of it sorted together."""
+    count = 20_000 if report.quick else 2_000_000
+    file = bench.file(count)
+    steps = (Step("new", file), Step("known", file, known=count))
+    chosen = _SORTED[-1:] if report.quick else _SORTED
+    table = take_turns(
+        "sorting",
+        count,
+        {codes: partial(bench.uploads, steps, {"CODESVC_SORT_CODES": codes}) for codes in chosen},
+        rounds=max(1, rounds // 5),
+    )
+    rows = [
+        [
+            "each batch by itself" if codes == "1" else f"{int(codes):,}",
+            *(_cell(table[codes, case]) for case in ("new", "known")),
+            f"{max(run.peak_memory for run in table[codes, 'new'].runs) / 1e6:.0f}",
+        ]
+        for codes in chosen
+    ]
+    head = ("codes sorted together", "new, codes/s", "known, codes/s", "peak MB")
+    report.tables.append(Table(f"Sorting: {count:,} codes", head, rows))
+    report.figures["sorting"] = list(table.values())
 
 
 def _cell(series: Series) -> str:
