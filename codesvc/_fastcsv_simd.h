@@ -195,6 +195,45 @@ static bool fc_has_avx2(void) {
 #define FC_TARGET FC_AVX2
 #include "_fastcsv_scan.h"
 
+/* ---- AVX-512: a comparison of 64 bytes is a mask already --------------------------------------------------------- */
+
+#define FC_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx2,bmi,bmi2,popcnt,pclmul")))
+
+typedef struct {
+    __m512i all;
+} fc_avx512_block;
+
+FC_AVX512 static inline fc_avx512_block fc_avx512_load(const uint8_t *p) {
+    fc_avx512_block v = {_mm512_loadu_si512(p)};
+    return v;
+}
+
+FC_AVX512 static inline uint64_t fc_avx512_equal(const fc_avx512_block *v, uint8_t c) {
+    return _mm512_cmpeq_epi8_mask(v->all, _mm512_set1_epi8((char)c));
+}
+
+FC_AVX512 static inline uint64_t fc_avx512_prefix_xor(uint64_t bits) { return fc_avx2_prefix_xor(bits); }
+
+FC_AVX512 static inline uint32_t fc_avx512_special(const uint8_t *p, uint8_t end) {
+    __m256i v = _mm256_loadu_si256((const __m256i *)p);
+    /* From 0x21 on, as many as there are to 0x7e. */
+    uint32_t plain = _mm256_cmplt_epu8_mask(_mm256_sub_epi8(v, _mm256_set1_epi8(0x21)), _mm256_set1_epi8(0x7f - 0x21));
+    return ~plain | _mm256_cmpeq_epi8_mask(v, _mm256_set1_epi8((char)end));
+}
+
+FC_AVX512 static inline uint64_t fc_avx512_popcount(uint64_t m) { return fc_avx2_popcount(m); }
+
+FC_AVX512 static inline void fc_avx512_copy_32(uint8_t *to, const uint8_t *p) { fc_avx2_copy_32(to, p); }
+
+static bool fc_has_avx512(void) {
+    return fc_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl");
+}
+
+#define FC_NAME(name) fc_avx512_##name
+#define FC_TARGET FC_AVX512
+#include "_fastcsv_scan.h"
+
 #endif /* __x86_64__ */
 
 /* ---- Choice ----------------------------------------------------------------------------------------------------- */
@@ -202,6 +241,7 @@ static bool fc_has_avx2(void) {
 /* The best first. */
 static const fc_instruction_set fc_instruction_sets[] = {
 #if defined(__x86_64__)
+    {"avx512", fc_has_avx512, fc_avx512_scan, fc_avx512_write},
     {"avx2", fc_has_avx2, fc_avx2_scan, fc_avx2_write},
     {"sse2", fc_always, fc_sse2_scan, fc_sse2_write},
 #endif

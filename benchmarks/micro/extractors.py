@@ -71,8 +71,8 @@ def _batches(instruction_set: str | None, data: bytes) -> Iterator[Batch]:
 
 
 def _extract(instruction_set: str | None, file: CsvFile) -> None:
-    # One buffer is written again and again, as long as nobody keeps a batch.
-    deque(_batches(instruction_set, file.data), maxlen=0)
+    # One buffer is written again and again, as long as nobody keeps a batch's documents.
+    deque((batch.documents for batch in _batches(instruction_set, file.data)), maxlen=0)
 
 
 def _extracted_codes(instruction_set: str | None, file: CsvFile) -> Iterator[list[str]]:
