@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any, Final
 
 from pymongo import MongoClient
+from pymongo.write_concern import WriteConcern
 
 from benchmarks.data import Profile, write_file
 from benchmarks.processes import ServiceUnderTest, file_server, service, usage
@@ -121,6 +122,8 @@ class Bench:
         name = f"bench-{time.time_ns()}"
         for index, keys in INDEXES.items():
             self.client[name].codes.create_index(keys, name=index)
+        # What the run before has left to the secondaries is not this one's.
+        self._barrier(name, self._members)
         try:
             yield name
         finally:
@@ -138,27 +141,34 @@ class Bench:
         ) as running:
             yield running
 
-    def uploads(self, steps: Sequence[Step], settings: Mapping[str, str] | None = None) -> dict[str, Run]:
+    def uploads(
+        self, steps: Sequence[Step], settings: Mapping[str, str] | None = None, *, barrier: bool = False
+    ) -> dict[str, Run]:
         """Upload one file after the other into a new database, through HTTP and S3; return the timed runs by case.
 
-        A step that is not timed only fills the database: the ceiling's client does it.
+        A step that is not timed only fills the database: the ceiling's client does it. With ``barrier``, the time goes
+        on until a majority of the replica set has everything.
         """
         runs = {}
         with self.database() as name, self.service(name, settings) as running:
             stored = 0
             for step in steps:
                 if step.timed:
-                    runs[step.case] = self.upload(running, name, step, stored=stored)
+                    runs[step.case] = self.upload(running, name, step, stored=stored, barrier=barrier)
                 else:
                     self._blast(name, step.file, 2, _SAFE, sort_codes=step.file.codes)
                 stored += step.file.codes - step.known
         return runs
 
-    def upload(self, running: ServiceUnderTest, database: str, step: Step, *, stored: int) -> Run:
+    def upload(
+        self, running: ServiceUnderTest, database: str, step: Step, *, stored: int, barrier: bool = False
+    ) -> Run:
         """Upload one file and check the reply, and that the database then holds ``stored`` codes and the new ones."""
         client, server = usage(running.pid), self.server_cpu()
         started = time.perf_counter()
         reply = running.call("POST", f"/v1/{CAMPAIGN}/codes", {"fileKey": step.file.key})
+        if barrier:
+            self._barrier(database, "majority")
         seconds = time.perf_counter() - started
         used, served = usage(running.pid), self.server_cpu()
         codes = step.file.codes
@@ -211,6 +221,15 @@ class Bench:
         """CPU seconds that MongoDB has used, all members together."""
         members = [self._server] if isinstance(self._server, Mongod) else self._server.members
         return sum(usage(member.pid).cpu for member in members)
+
+    def _barrier(self, database: str, members: int | str) -> None:
+        """Wait until so many members have everything that was written before."""
+        concern = WriteConcern(members, j=True)
+        self.client[database].get_collection("barrier", write_concern=concern).insert_one({})
+
+    @property
+    def _members(self) -> int:
+        return 1 if isinstance(self._server, Mongod) else len(self._server.members)
 
     def _documents(self, database: str) -> int:
         return self.client[database].codes.count_documents({})

@@ -2,10 +2,11 @@
 
 import threading
 import time
+from collections.abc import Callable
 from statistics import median, quantiles
 
 from benchmarks.bench import CAMPAIGN, Bench, Step
-from benchmarks.processes import Caller
+from benchmarks.processes import Caller, ServiceUnderTest
 from benchmarks.report import Report, Table, Target
 
 _PROBES = 200
@@ -20,7 +21,7 @@ def run(bench: Bench, report: Report, rounds: int) -> None:  # noqa: ARG001 - th
     with bench.database() as name, bench.service(name) as running, running.caller() as probe:
         bench.upload(running, name, Step("stock", stock), stored=0)
         _probe(probe, 20)
-        idle = _probe(probe, _PROBES)
+        idle, _ = _watch(probe, running, lambda probes: probes < _PROBES)
         done = threading.Event()
         outcome = []
 
@@ -30,11 +31,7 @@ def run(bench: Bench, report: Report, rounds: int) -> None:  # noqa: ARG001 - th
 
         thread = threading.Thread(target=upload)
         thread.start()
-        busy, lags = [], []
-        while not done.is_set():
-            busy += _probe(probe, 1)
-            lags.append(running.metric("event_loop_lag_seconds"))
-            time.sleep(_PAUSE)
+        busy, lags = _watch(probe, running, lambda _probes: not done.is_set())
         thread.join()
     right = outcome[0].rate is not None
     lag = quantiles(lags, n=100)[98] if len(lags) > 2 else 0.0
@@ -62,6 +59,19 @@ def run(bench: Bench, report: Report, rounds: int) -> None:  # noqa: ARG001 - th
         ),
         Target("reserve beside an upload, of idle", "< 3.00", f"{ratio:.2f}", ratio < 3 if right else None),
     ]
+
+
+def _watch(
+    caller: Caller, running: ServiceUnderTest, going_on: Callable[[int], bool]
+) -> tuple[list[float], list[float]]:
+    """Reserve and read the event loop's lag by turns, with pauses: the same way, whatever else is going on."""
+    seconds: list[float] = []
+    lags: list[float] = []
+    while going_on(len(seconds)):
+        seconds += _probe(caller, 1)
+        lags.append(running.metric("event_loop_lag_seconds"))
+        time.sleep(_PAUSE)
+    return seconds, lags
 
 
 def _probe(caller: Caller, times: int) -> list[float]:

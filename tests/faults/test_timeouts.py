@@ -1,6 +1,7 @@
 """MongoDB that does not answer: an error in time, and no restart once it answers again."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -25,6 +26,8 @@ pytestmark = [
 
 Operation = Callable[[Rig], Awaitable[object]]
 
+_times = itertools.count()
+
 OPERATIONS: dict[str, Operation] = {
     "count": lambda rig: rig.inventory.count(CAMPAIGN, CodeType.TM),
     "count-status": lambda rig: rig.inventory.count_status(CAMPAIGN, CodeType.TM, Status.AVAILABLE),
@@ -32,6 +35,10 @@ OPERATIONS: dict[str, Operation] = {
     "assign": lambda rig: rig.inventory.assign(CAMPAIGN, numbered(12_000)),
     "release": lambda rig: rig.inventory.release(CAMPAIGN, numbered(12_000)),
     "upload": lambda rig: rig.upload(numbered(300), batch_size=50, write_concurrency=2),
+    "upload-new": lambda rig: rig.upload(numbered(100, prefix=f"NEW-{next(_times)}-")),
+    "upload-other-type": lambda rig: rig.upload(
+        numbered(100, prefix="TYPE-"), code_type=list(CodeType)[next(_times) % 2]
+    ),
 }
 
 # What each operation sends, to be held up one by one.
@@ -42,8 +49,9 @@ COMMANDS = [
     ("reserve", "commitTransaction"),
     ("assign", "update"),
     ("upload", "createIndexes"),
-    ("upload", "insert"),
-    ("upload", "update"),
+    ("upload", "find"),
+    ("upload-new", "insert"),
+    ("upload-other-type", "update"),
 ]
 
 
@@ -79,7 +87,8 @@ async def test_a_server_that_is_gone(proxied: Rig, proxy: Proxy) -> None:
 @pytest.mark.parametrize(("name", "command"), COMMANDS)
 async def test_a_command_that_hangs(rigs: Rigs, failing: FailPoint, name: str, command: str) -> None:
     rig = await rigs(mongo_driver="pymongo", mongo_timeout=TIMEOUT)
-    await eventually(OPERATIONS["upload"], rig)
+    for preparation in ("upload", name):
+        await eventually(OPERATIONS[preparation], rig)
     blocked = {"blockConnection": True, "blockTimeMS": 1_600}
     with failing(command, times=2, **blocked):
         await unavailable_in_time(OPERATIONS[name](rig))

@@ -99,6 +99,7 @@ def test_every_variable_is_read(environment: Set) -> None:
         "jwt_leeway": 5.0,
         "dev": True,
         "batch_size": 10,
+        "sort_codes": 100,
         "write_concurrency": 3,
         "write_concern": 2,
         "write_journal": False,
