@@ -12,6 +12,7 @@ from typing import Final
 
 from benchmarks import micro
 from benchmarks.bench import Bench, single, three
+from benchmarks.publish import publish, write
 from benchmarks.report import Report
 from benchmarks.suites import durability, latency, load, scale, tuning
 
@@ -47,9 +48,9 @@ def main() -> int:
     for name in options.suite or (MICRO, *SUITES):
         run_suite(name, report, rounds=rounds, out=options.out)
     report.show()
-    sys.stdout.write(f"\n{report.write(options.out)}\n")
+    sys.stdout.write(f"\n{write(report, options.out)}\n")
     if options.publish:
-        report.publish(Path("docs"))
+        publish(report, Path("docs"))
     return 1 if any(target.met is None for target in report.targets) else 0
 
 

@@ -4,19 +4,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from benchmarks import plots
 from benchmarks.charts import Chart, figures
-
-if TYPE_CHECKING:
-    from benchmarks.report import Report, Table, Target
+from benchmarks.report import Report, Table, Target
 
 _STYLE: Final = Path(__file__).with_name("page.css")
 _MARKS: Final = {"met": "✓ met", "missed": "✗ missed", "N/A": "? N/A"}
 
 
-def render(report: "Report", *, bias: Iterable[str], left_out: Sequence[str]) -> str:
+def render(report: Report, *, bias: Iterable[str], left_out: Sequence[str]) -> str:
     """Return the page: what was measured and how far to trust it, the targets, the plots, the tables.
 
     It is well-formed XML after its first line, too.
@@ -44,7 +42,7 @@ def render(report: "Report", *, bias: Iterable[str], left_out: Sequence[str]) ->
     )
 
 
-def _lead(report: "Report") -> str:
+def _lead(report: Report) -> str:
     met = sum(target.met is True for target in report.targets)
     text = f"{report.environment['time']}. {met} of {len(report.targets)} targets met. "
     text += "Figures are medians of the rounds; a result was checked before its time counted, and a wrong one is N/A."
@@ -88,7 +86,7 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _targets(targets: Sequence["Target"]) -> str:
+def _targets(targets: Sequence[Target]) -> str:
     if not targets:
         return ""
     rows = []
@@ -100,7 +98,7 @@ def _targets(targets: Sequence["Target"]) -> str:
     return _grid(("target", "measured", "wanted"), "\n".join(rows))
 
 
-def _table(table: "Table") -> str:
+def _table(table: Table) -> str:
     note = f'<p class="note">{escape(table.note)}</p>\n' if table.note else ""
     return f"<h3>{escape(table.title)}</h3>\n{_grid(table.head, _rows(table.rows))}{note}"
 

@@ -1,29 +1,13 @@
-"""What a run found: tables on the terminal, report.json, and one page with plots; never without the result's check."""
+"""What a run found, and how it is told on a terminal; benchmarks/publish.py writes it to files."""
 
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any
 
-from benchmarks import page, plots
+from benchmarks import plots
 from benchmarks.charts import BarChart, Chart
 from benchmarks.machine import environment
-
-BIAS: Final = (
-    "This is codesvc's own benchmark of codesvc, written by those who wrote the service: run it on your machine.",
-    (
-        "Client, service, MongoDB and the stand-in for S3 share the same few cores, so that what one saves another "
-        "gains. With machines of their own, the service would wait for MongoDB sooner, and for the network longer."
-    ),
-    "The network is the loopback interface: no latency, no loss, no TLS.",
-    "The stand-in for S3 is a static file server on the same machine: no signatures checked, no throttling.",
-    (
-        "Contenders take turns round by round, and a figure is the median of the rounds. A machine that others share "
-        "is noisy all the same: trust the ratios within a run before the figures themselves."
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,40 +70,16 @@ class Report:
         for table in self.tables:
             _print_table(table)
         if self.left_out:
-            sys.stdout.write("\n" + "".join(f"Left out: {one}\n" for one in self._all_left_out()))
+            sys.stdout.write("\n" + "".join(f"Left out: {one}\n" for one in self.all_left_out()))
         if self.targets:
             rows = [[one.name, one.wanted, one.measured, one.verdict] for one in self.targets]
             _print_table(Table("Targets", ("target", "wanted", "measured", ""), rows))
 
-    def write(self, directory: Path) -> Path:
-        """Write report.json, report.html and the main plot as benchmark.svg and .png; return the page's path."""
-        directory.mkdir(parents=True, exist_ok=True)
-        content = asdict(self) | {"left_out": self._all_left_out(), "bias": BIAS}
-        text = json.dumps(content, indent=1, default=_plain, allow_nan=False)
-        (directory / "report.json").write_text(text + "\n", encoding="utf-8")
-        path = directory / "report.html"
-        path.write_text(page.render(self, bias=BIAS, left_out=self._all_left_out()), encoding="utf-8")
-        self.publish(directory)
-        return path
-
-    def publish(self, directory: Path) -> list[Path]:
-        """Write the main plot as benchmark.svg and benchmark.png, for the README; nothing where there is none."""
-        chart = self.main_chart
-        if chart is None or not plots.AVAILABLE:
-            return []
-        paths = [directory / "benchmark.svg", directory / "benchmark.png"]
-        paths[0].write_text(plots.standalone_svg(chart), encoding="utf-8")
-        paths[1].write_bytes(plots.png(chart))
-        return paths
-
-    def _all_left_out(self) -> list[str]:
+    def all_left_out(self) -> list[str]:
+        """Tell what was not measured or drawn."""
         if self.charts and not plots.AVAILABLE:
             return [*self.left_out, "the plots: matplotlib is not installed (the extra bench brings it)"]
         return self.left_out
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 def _print_table(table: Table) -> None:
