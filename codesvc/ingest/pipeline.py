@@ -154,6 +154,8 @@ class Uploads:
                 saved = self._clock()
                 writer = await self._store.writer(campaign_id=campaign_id, code_type=code_type, saved=saved)
                 batch_size = min(self._options.batch_size, max_codes)
+                # Runs take memory: the more uploads are under way, the shorter are those of the next.
+                sort_codes = max(self._options.sort_codes // max(1, len(self._running)), batch_size)
                 extractor = Extractor(
                     campaign_id=campaign_id,
                     code_type=code_type.value,
@@ -163,7 +165,7 @@ class Uploads:
                     max_batch_codes=batch_size,
                     max_batch_bytes=max_bytes,
                     max_row_bytes=self._options.max_row_bytes,
-                    sort=max(self._options.sort_codes, batch_size) if writer.sorts else 0,
+                    sort=sort_codes if writer.sorts else 0,
                 )
                 meter = _Meter(stream, extractor, told, progress)
                 flight = _Flight(writer, told, meter, self._options.write_concurrency)

@@ -67,6 +67,24 @@ async def test_runs_are_sorted_and_told_of_their_repeats() -> None:
     assert report.counts == audience.counts == UploadCounts(inserted=50, updated=50)
 
 
+async def test_uploads_that_begin_beside_others_make_shorter_runs() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def before(_number: int) -> None:
+        begun.set()
+        await ended.wait()
+
+    store = Store()
+    pipeline = uploads(None, store, batch_size=10, sort_codes=100)
+    first = asyncio.create_task(run(pipeline, source=File([lines(1, start=900)], before=before)))
+    await begun.wait()
+    codes = lines(100).decode().split()
+    await run(pipeline, source=File(["".join(f"{code}\n" for code in reversed(codes)).encode()]))
+    assert [code for batch in store.begun for code in batch] == codes[50:] + codes[:50]
+    ended.set()
+    await first
+
+
 async def test_a_store_that_sorts_nothing_gets_the_files_order() -> None:
     store = Store(sorts=False)
     await run(uploads(File([b"B\nC\nB\nA\n"]), store, batch_size=3, sort_codes=100))
@@ -275,9 +293,8 @@ async def test_progress() -> None:
     assert stored == sorted(stored)
     assert (done[-1], steps[-1].counts) == (len(data), report.counts)
     assert len(steps) == 10 + 1
-    # Of the bytes, the share whose codes are stored.
-    assert all(step.bytes_done >= len(data) * step.counts.total // 95 for step in steps)
-    assert done[0] < len(data) / 2
+    # Of the bytes, the share whose codes are stored; a piece that is just being parsed may count on one side only.
+    assert all(abs(step.bytes_done - len(data) * step.counts.total / 95) <= 300 for step in steps)
 
 
 async def test_what_is_told_adds_up() -> None:
