@@ -59,8 +59,8 @@ environment (default):
   CODESVC_WRITE_CONCERN           1, majority, … (majority)
   CODESVC_WRITE_JOURNAL           true or false (true)
   CODESVC_WRITE_STRATEGY          insert-first or upsert (insert-first)
-  CODESVC_READ_CONCURRENCY        ranged GETs in flight for one upload (4)
-  CODESVC_READ_PART_SIZE          the size of each, in bytes (4194304)
+  CODESVC_READ_CONCURRENCY        ranged GETs in flight for one upload (3)
+  CODESVC_READ_PART_SIZE          the size of each, in bytes (8388608)
   CODESVC_MAX_ROW_BYTES           the longest record of a file, in bytes (4194304)
 
   CODESVC_RESERVATION_TTL         seconds a hold lasts (86400)

@@ -83,8 +83,8 @@ class Settings(BaseSettings):
     write_concern: int | str = "majority"
     write_journal: bool = True
     write_strategy: WriteStrategy = WriteStrategy.INSERT_FIRST
-    read_concurrency: int = Field(4, ge=1, le=64)
-    read_part_size: int = Field(4 << 20, ge=1, le=1 << 30)
+    read_concurrency: int = Field(3, ge=1, le=64)
+    read_part_size: int = Field(8 << 20, ge=1, le=1 << 30)
     max_row_bytes: int = Field(4 << 20, ge=1, le=1 << 30)
 
     reservation_ttl: int = Field(86_400, ge=1, le=10 * 365 * 86_400)
