@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -100,6 +100,10 @@ class Bench:
         self._files = files
         self._logs = logs
         self.client: MongoClient[dict[str, Any]] = MongoClient(server.uri)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
 
     def file(
         self,
@@ -238,16 +242,24 @@ class Bench:
 @contextmanager
 def single(scratch: Path, files: Path) -> Iterator[Bench]:
     """A replica set of one node, as `make run` has it."""
-    with Mongod(scratch / "mongod", options=_OPTIONS) as mongod, _files(scratch, files) as endpoint:
-        yield Bench(mongod, endpoint, files, scratch)
+    with (
+        Mongod(scratch / "mongod", options=_OPTIONS) as mongod,
+        _files(scratch, files) as endpoint,
+        closing(Bench(mongod, endpoint, files, scratch)) as bench,
+    ):
+        yield bench
 
 
 @contextmanager
 def three(scratch: Path, files: Path) -> Iterator[Bench]:
     """A replica set of three mongod processes on this one machine."""
     replica_set = start_replica_set(scratch / "members", options=_MEMBER_OPTIONS)
-    with replica_set, _files(scratch, files) as endpoint:
-        yield Bench(replica_set, endpoint, files, scratch)
+    with (
+        replica_set,
+        _files(scratch, files) as endpoint,
+        closing(Bench(replica_set, endpoint, files, scratch)) as bench,
+    ):
+        yield bench
 
 
 @contextmanager
