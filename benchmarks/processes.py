@@ -51,6 +51,10 @@ def file_server(directory: Path, log: Path) -> Iterator[str]:
         process.stop()
 
 
+class RequestError(Exception):
+    """The service answered with anything but 200."""
+
+
 class ServiceUnderTest:
     """A running `codesvc serve`."""
 
@@ -100,7 +104,7 @@ class Caller:
         response = self._connection.getresponse()
         reply: dict[str, Any] = json.loads(response.read())
         if response.status != 200:
-            raise RuntimeError(f"{method} {path}: {response.status} {reply}")
+            raise RequestError(f"{method} {path}: {response.status} {reply.get('code')}")
         return reply
 
 

@@ -255,8 +255,8 @@ cdef class Extractor:
         if self.core.failure != FC_NO_FAILURE:
             raise ValueError("feed() after a failure")
         self._enter()
-        self._adopt_memory()
         try:
+            self._adopt_memory()
             PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
             try:
                 if view.len == 0:
