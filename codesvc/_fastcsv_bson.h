@@ -50,6 +50,15 @@ enum {
 
 #define FC_HEADS 64
 
+/* Codes are kept with their lengths before them, in the processor's byte order. */
+#define FC_LENGTH_BYTES 4
+
+static inline uint32_t fc_arena_length(const uint8_t *at) {
+    uint32_t len;
+    memcpy(&len, at, FC_LENGTH_BYTES);
+    return len;
+}
+
 typedef struct {
     uint8_t *bytes;       /* NOTE: the one allocation; the other pointers lead into it. */
     uint8_t *heads;       /* `head` with its three lengths set, for codes of 0 to FC_HEADS bytes, head_stride apart */
@@ -500,8 +509,8 @@ static fc_reply_status fc_mark_seen(const fc_template *t, const uint8_t *bytes, 
         ++*documents;
         if (code == NULL) continue;
         for (; *at < stop; ++*at) {
-            const uint8_t *own = codes[*at] + 4;
-            int order = fc_compare_codes(own, fc_get_u32(codes[*at]), code, code_len);
+            const uint8_t *own = codes[*at];
+            int order = fc_compare_codes(own + FC_LENGTH_BYTES, fc_arena_length(own), code, code_len);
             if (order == 0) marks[*at] = mark;
             if (order > 0) break;
         }

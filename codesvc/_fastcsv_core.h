@@ -55,14 +55,7 @@ typedef struct {
     uint64_t max_row_bytes;
 } fc_options;
 
-#define FC_LENGTH_BYTES 4
 #define FC_ARENA_START 65536
-
-static inline uint32_t fc_arena_length(const uint8_t *at) {
-    uint32_t len;
-    memcpy(&len, at, FC_LENGTH_BYTES);
-    return len;
-}
 
 /* Codes that belong together: in file order one after another in the arena, or sorted and without repeats where
  * `order` points. */
