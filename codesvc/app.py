@@ -202,11 +202,13 @@ def serve(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings) -> None:
+    # Before anything slow: a process that is told to go while it starts ends as well as one that serves.
+    drain = Drain()
+    drain.listen()
     authenticator = Authenticator(_token_rules(settings))
     async with AsyncExitStack() as stack:
         stack.push_async_callback(authenticator.close)
         service = await stack.enter_async_context(open_service(settings))
-        drain = Drain()
         app = create_web_app(
             inventory=service.inventory,
             uploads=service.uploads,
@@ -219,7 +221,6 @@ async def _serve(settings: Settings) -> None:
             ),
             dev_token=_dev_token(settings),
         )
-        drain.listen()
         runner = WebRunner(app, handle_signals=False, shutdown_timeout=_CLOSE_SECONDS)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -128,7 +128,7 @@ def test_sigint_ends_it_as_well(short_lived: World) -> None:
     assert short_lived.service.wait(limit=10) in {0, 130}
 
 
-def test_sigterm_lets_an_upload_end(short_lived: World, fresh: World, s3_proxy: Proxy, campaign: str) -> None:
+def test_sigterm_lets_an_upload_end(short_lived: World, s3_proxy: Proxy, campaign: str) -> None:
     """While it does, the process says that it is going away."""
     service = short_lived.service
     upload = Upload(short_lived, s3_proxy, campaign)
@@ -155,7 +155,7 @@ def test_sigterm_lets_an_upload_end(short_lived: World, fresh: World, s3_proxy: 
     upload.close()
     assert_counts(reply, CODES + 1000, CODES, 1000)
     assert service.wait(limit=15) == 0
-    assert fresh.stored(campaign) == set(upload.codes)
+    assert short_lived.stored(campaign) == set(upload.codes)
 
 
 def test_sigterm_ends_an_upload_that_takes_too_long(
