@@ -1,0 +1,131 @@
+"""What callers ask of a process, so that a history can be written down, and several asked at once be explained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from codesvc.models import ChangeCounts, CodeType, Counts, Reservation, Status, UploadCounts
+
+from .model import Code, Model
+from .rig import Rig
+
+
+class Operation(Protocol):
+    """One request; ``explain`` fails unless the model, as it stands, allows the reply, and takes the reply in."""
+
+    async def ask(self, rig: Rig, campaign_id: str) -> Any: ...
+
+    def explain(self, model: Model, reply: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    type: CodeType
+
+    async def ask(self, rig: Rig, campaign_id: str) -> Counts:
+        return await rig.inventory.count(campaign_id, self.type)
+
+    def explain(self, model: Model, reply: Counts) -> None:
+        model.count(self.type, reply)
+
+
+@dataclass(frozen=True, slots=True)
+class CountStatus:
+    type: CodeType
+    status: Status
+
+    async def ask(self, rig: Rig, campaign_id: str) -> int:
+        return await rig.inventory.count_status(campaign_id, self.type, self.status)
+
+    def explain(self, model: Model, reply: int) -> None:
+        model.count_status(self.type, self.status, reply)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    codes: Sequence[str]
+    type: CodeType
+    batch_size: int | None = None
+
+    async def ask(self, rig: Rig, campaign_id: str) -> UploadCounts:
+        return await rig.upload(
+            self.codes, campaign_id=campaign_id, code_type=self.type, batch_size=self.batch_size
+        )
+
+    def explain(self, model: Model, reply: UploadCounts) -> None:
+        model.upload(self.codes, self.type, reply)
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    type: CodeType
+    count: int
+
+    async def ask(self, rig: Rig, campaign_id: str) -> Reservation:
+        return await rig.inventory.reserve(campaign_id, self.type, self.count)
+
+    def explain(self, model: Model, reply: Reservation) -> None:
+        model.reserve(self.type, self.count, reply)
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    codes: Sequence[str]
+
+    async def ask(self, rig: Rig, campaign_id: str) -> ChangeCounts:
+        return await rig.inventory.assign(campaign_id, self.codes)
+
+    def explain(self, model: Model, reply: ChangeCounts) -> None:
+        model.assign(self.codes, reply)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    codes: Sequence[str]
+
+    async def ask(self, rig: Rig, campaign_id: str) -> ChangeCounts:
+        return await rig.inventory.release(campaign_id, self.codes)
+
+    def explain(self, model: Model, reply: ChangeCounts) -> None:
+        model.release(self.codes, reply)
+
+
+Told = tuple[Operation, Any]
+"""An operation and its reply."""
+
+
+def explained(before: Model, told: Sequence[Told], documents: dict[str, dict[str, Any]]) -> Model | None:
+    """Find an order in which the operations, one after the other, give just these replies and documents.
+
+    Returns what the model is after them, or None: what was asked at once did not happen in any order.
+    """
+    dead: set[tuple[frozenset[int], frozenset[tuple[str, Code]]]] = set()
+
+    def search(model: Model, left: frozenset[int]) -> Model | None:
+        if not left:
+            return model if model.documents() == documents else None
+        # What follows depends on what is left and on the codes only, whatever the way there.
+        place = (left, frozenset(model.codes.items()))
+        if place in dead:
+            return None
+        for index in sorted(left):
+            operation, reply = told[index]
+            after = model.copy()
+            try:
+                operation.explain(after, reply)
+            except AssertionError:
+                continue
+            if (found := search(after, left - {index})) is not None:
+                return found
+        dead.add(place)
+        return None
+
+    return search(before, frozenset(range(len(told))))
+
+
+def written(told: Sequence[Told]) -> str:
+    """Write operations and replies out; a reservation does not show its codes by itself."""
+    return "; ".join(
+        f"{operation} got {sorted(one.code for one in reply.codes) if isinstance(reply, Reservation) else reply}"
+        for operation, reply in told
+    )
