@@ -18,7 +18,7 @@ from pymongo import MongoClient
 from pymongo.write_concern import WriteConcern
 
 from benchmarks.data import Profile, write_file
-from benchmarks.processes import RequestError, ServiceUnderTest, file_server, service, usage
+from benchmarks.processes import RequestError, ServiceUnderTest, file_server, service, textbook, usage
 from benchmarks.report import Report, Table, Target
 from codesvc.datastore.indexes import INDEXES
 from codesvc.local.mongod import Mongod, MongodOptions, ReplicaSet, start_replica_set
@@ -148,6 +148,13 @@ class Bench:
             log=self._logs / "codesvc.log",
             settings=settings,
         ) as running:
+            yield running
+
+    @contextmanager
+    def textbook(self, database: str) -> Iterator[ServiceUnderTest]:
+        """Run the textbook's service on a database."""
+        log = self._logs / "textbook.log"
+        with textbook(mongo_uri=self._server.uri, database=database, log=log) as running:
             yield running
 
     def uploads(

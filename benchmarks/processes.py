@@ -56,12 +56,12 @@ class RequestError(Exception):
 
 
 class ServiceUnderTest:
-    """A running `codesvc serve`."""
+    """A running `codesvc serve`, or a contender with the same routes; ``token`` opens all of them."""
 
     def __init__(self, process: ChildProcess, port: int) -> None:
         self._process = process
-        self._port = port
-        self._token = mint_token(secret=SECRET, ttl=6 * 3600)
+        self.port = port
+        self.token = mint_token(secret=SECRET, ttl=6 * 3600)
 
     @property
     def pid(self) -> int:
@@ -76,12 +76,12 @@ class ServiceUnderTest:
     @contextmanager
     def caller(self) -> Iterator["Caller"]:
         """Open a connection for many requests."""
-        with closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=3600)) as connection:
-            yield Caller(connection, self._token)
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=3600)) as connection:
+            yield Caller(connection, self.token)
 
     def metric(self, name: str) -> float:
         """Read one metric without labels."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("GET", "/metrics")
             lines = connection.getresponse().read().decode().splitlines()
@@ -136,6 +136,23 @@ def service(
     process.start()
     try:
         _wait_until_ready(port, process)
+        yield ServiceUnderTest(process, port)
+    finally:
+        process.stop()
+
+
+@contextmanager
+def textbook(*, mongo_uri: str, database: str, log: Path) -> Iterator[ServiceUnderTest]:
+    """Start the contender of benchmarks/textbook.py."""
+    port = free_port()
+    process = ChildProcess(
+        [sys.executable, "-m", "benchmarks.textbook", mongo_uri, database, str(port)],
+        name="textbook",
+        log=log,
+    )
+    process.start()
+    try:
+        wait_for_port(process, port, limit=_START_SECONDS)
         yield ServiceUnderTest(process, port)
     finally:
         process.stop()
