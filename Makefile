@@ -13,7 +13,7 @@ EXTENSION := $(wildcard codesvc/_fastcsv.*.so)
 EXTENSION_SOURCES := setup.py pyproject.toml $(wildcard codesvc/*.pyx codesvc/*.pxd codesvc/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick sanitize build lock clean FORCE
+.PHONY: help run test lint bench bench-quick sanitize soak build lock clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ bench-quick: build $(VENV)/.bench ## every benchmark, once and small: it still r
 
 sanitize: build ## the native core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(PY) tests/native/sanitize.py $(ARGS)
+
+soak: build ## callers, uploads and crashes of mongod for five minutes, and what was lost; ARGS="--seconds 3600"
+	@PYTHONPATH=tests $(PY) -m soak $(ARGS)
 
 build: $(VENV)/.built ## .venv with the locked dependencies, and the extension
 
