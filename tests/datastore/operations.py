@@ -123,9 +123,8 @@ def explained(before: Model, told: Sequence[Told], documents: dict[str, dict[str
     return search(before, frozenset(range(len(told))))
 
 
-def written(told: Sequence[Told]) -> str:
-    """Write operations and replies out; a reservation does not show its codes by itself."""
-    return "; ".join(
-        f"{operation} got {sorted(one.code for one in reply.codes) if isinstance(reply, Reservation) else reply}"
-        for operation, reply in told
-    )
+def written(operation: Operation, reply: Any) -> str:
+    """Write an operation and its reply out; a reservation does not show its codes by itself."""
+    if isinstance(reply, Reservation):
+        return f"{operation} got {sorted(one.code for one in reply.codes)} as {reply.reserve_id}"
+    return f"{operation} got {reply}"

@@ -3,17 +3,15 @@
 Three processes share one database and the test's clock; what several are asked at once has to have some order.
 """
 
-import asyncio
-import itertools
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.errors import HypothesisException
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -22,144 +20,58 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from codesvc.datastore.indexes import ensure_indexes
 from codesvc.models import CodeType, Reservation, Status
 
 from .model import Code, Model
-from .operations import (
-    Assign,
-    Count,
-    CountStatus,
-    Operation,
-    Release,
-    Reserve,
-    Upload,
-    explained,
-    written,
+from .operations import Assign, Count, CountStatus, Operation, Release, Reserve, Upload, written
+from .processes import (
+    CHANGES,
+    CODES,
+    COUNTS,
+    PROCESSES,
+    RESERVES,
+    SETTINGS,
+    SIZES,
+    TYPES,
+    Asked,
+    Processes,
+    started,
+    telling,
 )
-from .rig import START, TTL, Documents, Rig, opened, stored
+from .rig import TTL, Documents, stored
 
-T = TypeVar("T")
-
-# Each process has its own driver and way of uploading.
-SETTINGS: list[dict[str, Any]] = [
-    {"mongo_driver": "motor"},
-    {"mongo_driver": "pymongo"},
-    {"mongo_driver": "motor", "write_strategy": "upsert"},
-]
 MOMENT = timedelta(milliseconds=1)
-CODES = [f"CODE-{number:02}" for number in range(14)] + ["é", "\uffff", "😀"]
 
-PROCESSES = st.integers(0, len(SETTINGS) - 1)
-TYPES = st.sampled_from(list(CodeType))
 SOME_CODES = st.lists(st.sampled_from(CODES), min_size=1, max_size=8)
-ANY_CODE = st.lists(st.sampled_from(CODES), min_size=1, max_size=1)
 MANY_CODES = st.lists(st.sampled_from(CODES), min_size=6, max_size=24)
-SIZES = st.integers(1, 4) | st.integers(1, len(CODES) + 2)
 # An index into what there is at the time, whose number is not known when it is drawn.
 ONE_OF_THEM = st.integers(0, 99)
-
-# What is asked at once is not asked at the same moment: a little later, it meets another step of those before it.
-MILLISECONDS = st.integers(0, 12)
-Asked = tuple[int, Operation, int]
-"""A process, what it is asked, and after how many milliseconds."""
-
-RESERVES = st.tuples(PROCESSES, st.builds(Reserve, TYPES, SIZES), MILLISECONDS)
-COUNTS = st.tuples(PROCESSES, st.builds(Count, TYPES), MILLISECONDS)
-# One code each: what changes several codes changes them one after the other, and others may come in between.
-CHANGES = st.tuples(
-    PROCESSES,
-    st.builds(Assign, ANY_CODE) | st.builds(Release, ANY_CODE) | st.builds(Upload, ANY_CODE, TYPES),
-    MILLISECONDS,
-)
-
-# How a foreign writer leaves a code that there is.
+# How long ago a foreign writer lets a hold begin.
 FOREIGN_DATES = st.sampled_from(
     [timedelta(hours=25), TTL, TTL - MOMENT, timedelta(hours=1), timedelta(0), -timedelta(minutes=3)]
 )
 
 
-class World:
-    """Three processes on one database; they, and their event loop, last longer than a history."""
-
-    def __init__(self, uri: str, documents: Documents) -> None:
-        self.documents = documents
-        self.rigs: dict[int, Rig] = {}
-        self.now = START
-        self._uri = uri
-        self._names = (f"model-{number}" for number in itertools.count())
-        self._runner = asyncio.Runner()
-        self._stacks: dict[int, AsyncExitStack] = {}
-        self._complaints: list[dict[str, Any]] = []
-
-    def start(self) -> None:
-        def complain(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-            self._complaints.append(context)
-
-        self._runner.get_loop().set_exception_handler(complain)
-        self.run(self._start())
-
-    def stop(self) -> None:
-        try:
-            for stack in self._stacks.values():
-                self.run(stack.aclose())
-        finally:
-            self._runner.close()
-        assert self._complaints == []
-
-    def run(self, what: Coroutine[Any, Any, T]) -> T:
-        return self._runner.run(what)
-
-    def restart(self, process: int) -> None:
-        self.run(self._restart(process))
-
-    def new_campaign(self) -> str:
-        return next(self._names)
-
-    def set_clock(self, now: datetime) -> None:
-        self.now = now
-        for rig in self.rigs.values():
-            rig.clock.now = now
-
-    async def _start(self) -> None:
-        for process in range(len(SETTINGS)):
-            await self._open(process)
-        await ensure_indexes(self.rigs[0].mongo, timeout=None)
-
-    async def _open(self, process: int) -> None:
-        stack = self._stacks[process] = AsyncExitStack()
-        rig = opened(self._uri, self.documents.database.name, **SETTINGS[process])
-        self.rigs[process] = await stack.enter_async_context(rig)
-        self.rigs[process].clock.now = self.now
-
-    async def _restart(self, process: int) -> None:
-        await self._stacks.pop(process).aclose()
-        await self._open(process)
-
-
 @pytest.fixture
-def world(mongo_uri: str, documents: Documents) -> Iterator[World]:
-    made = World(mongo_uri, documents)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.stop()
+def processes(mongo_uri: str, documents: Documents) -> Iterator[Processes]:
+    with started(mongo_uri, documents) as running:
+        yield running
 
 
 class History(RuleBasedStateMachine):
     """The life of one campaign. A neighbour holds the same codes, and nothing that happens here is its business."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, processes: Processes) -> None:
         super().__init__()
-        self.world = world
+        self.processes = processes
         # Another history's clock is not turned back: processes have seen it.
-        world.set_clock(world.now + 3 * TTL)
-        campaign_id = world.new_campaign()
-        self.model = Model(campaign_id, world.now)
-        self.neighbour = Model(campaign_id + "-2", world.now)
+        processes.set_clock(processes.now + 3 * TTL)
+        campaign_id = processes.new_campaign()
+        self.model = Model(campaign_id, processes.now)
+        self.neighbour = Model(campaign_id + "-2", processes.now)
         self.replies: list[Reservation] = []
         self.watching: Sequence[int] = ()
+        self.steps: list[str] = []
 
     @initialize(
         stock=st.lists(st.sampled_from(CODES), max_size=len(CODES), unique=True),
@@ -216,7 +128,8 @@ class History(RuleBasedStateMachine):
     @rule(process=PROCESSES)
     def restart(self, process: int) -> None:
         """Another process takes its place, which has seen nothing of all this."""
-        self.world.restart(process)
+        self.processes.restart(process)
+        self.steps.append(f"process {process} is another")
 
     @rule(milliseconds=st.integers(1, 5_000))
     def wait(self, milliseconds: int) -> None:
@@ -253,11 +166,13 @@ class History(RuleBasedStateMachine):
                 reserve_id=None if held is None else "foreign",
                 assigned=None if assigned is None else now - assigned,
             )
-            self.world.documents.insert_one(self.model.documents()[code])
+            self.processes.documents.insert_one(self.model.documents()[code])
+            self.steps.append(f"foreign: insert {code}: {self.model.codes[code]}")
 
     @rule(codes=SOME_CODES)
     def foreign_delete(self, codes: list[str]) -> None:
-        self.world.documents.delete_many(self._foreign(codes))
+        self.processes.documents.delete_many(self._foreign(codes))
+        self.steps.append(f"foreign: delete {sorted(set(codes))}")
         for code in codes:
             self.model.codes.pop(code, None)
 
@@ -297,55 +212,48 @@ class History(RuleBasedStateMachine):
     @invariant()
     def documents_are_the_models(self) -> None:
         for model in (self.model, self.neighbour):
-            assert self._stored(model) == model.documents()
+            assert self.processes.stored(model) == model.documents()
 
     @invariant()
     def counts_are_exact(self) -> None:
         self._all_count(self.watching)
 
     def teardown(self) -> None:
+        error = sys.exc_info()[1]
         try:
             # After a failure, another would hide it.
-            if sys.exc_info()[0] is None:
+            if error is None:
                 self._all_count(range(len(SETTINGS)))
+        except AssertionError as late:
+            error = late
+            raise
         finally:
-            self.world.documents.delete_many(
-                {"_id.campaign_id": {"$in": [self.model.campaign_id, self.neighbour.campaign_id]}}
-            )
+            if isinstance(error, Exception) and not isinstance(error, HypothesisException):
+                self.processes.failures.append("\n".join([*self.steps, f"{type(error).__name__}: {error}"]))
+            self.processes.delete(self.model, self.neighbour)
 
     def _do(self, process: int, operation: Operation, model: Model | None = None) -> Any:
         model = model or self.model
-        [reply] = self._ask([(process, operation, 0)], model)
+        [reply] = self.processes.ask(model, [(process, operation, 0)])
+        where = "" if model is self.model else "neighbour, "
+        self.steps.append(f"{where}process {process}: {written(operation, reply)}")
         operation.explain(model, reply)
         return reply
 
     def _at_once(self, asked: list[Asked]) -> None:
-        replies = self._ask(asked, self.model)
-        told = [(operation, reply) for (_, operation, _), reply in zip(asked, replies, strict=True)]
-        found = explained(self.model, told, self._stored(self.model))
-        assert found is not None, f"no order of these explains replies and documents: {written(told)}"
-        self.model = found
+        self.model, replies = self.processes.at_once(self.model, asked, self.steps)
         self.replies += [reply for reply in replies if isinstance(reply, Reservation)]
 
     def _all_count(self, processes: Sequence[int]) -> None:
+        self.steps.append(f"processes {list(processes)} count")
         for model in (self.model, self.neighbour):
             asked = [(process, Count(code_type), 0) for process in processes for code_type in CodeType]
-            for (_, count, _), reply in zip(asked, self._ask(asked, model), strict=True):
+            for (_, count, _), reply in zip(asked, self.processes.ask(model, asked), strict=True):
                 count.explain(model, reply)
 
-    def _ask(self, asked: Sequence[Asked], model: Model) -> list[Any]:
-        async def ask(process: int, operation: Operation, milliseconds: int) -> Any:
-            if milliseconds:
-                await asyncio.sleep(milliseconds / 1000)
-            return await operation.ask(self.world.rigs[process], model.campaign_id)
-
-        async def ask_all() -> list[Any]:
-            return await asyncio.gather(*(ask(*one) for one in asked))
-
-        return self.world.run(ask_all())
-
     def _wait_until(self, now: datetime) -> None:
-        self.world.set_clock(now)
+        self.steps.append(f"{now - self.model.now} go by")
+        self.processes.set_clock(now)
         self.model.now = self.neighbour.now = now
 
     def _foreign(self, codes: list[str]) -> dict[str, Any]:
@@ -353,8 +261,9 @@ class History(RuleBasedStateMachine):
 
     def _change(self, codes: list[str], change: dict[str, Any]) -> None:
         """Change documents past the service, and read back what they have become."""
-        self.world.documents.update_many(self._foreign(codes), change)
-        for code, one in stored(self.world.documents, **self._foreign(codes)).items():
+        self.processes.documents.update_many(self._foreign(codes), change)
+        self.steps.append(f"foreign: {change} of {sorted(set(codes))}")
+        for code, one in stored(self.processes.documents, **self._foreign(codes)).items():
             self.model.codes[code] = Code(
                 CodeType(one["type"]),
                 one["date"]["saved"],
@@ -363,24 +272,22 @@ class History(RuleBasedStateMachine):
                 one["date"].get("assigned"),
             )
 
-    def _stored(self, model: Model) -> dict[str, dict[str, Any]]:
-        return stored(self.world.documents, **{"_id.campaign_id": model.campaign_id})
-
 
 # PyMongo's asyncio client forgets the socket with which it is just connecting when it is closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(600)  # a history that fails is made short, which takes its time
-def test_every_history_goes_as_the_model_says(world: World) -> None:
+def test_every_history_goes_as_the_model_says(processes: Processes) -> None:
     class HistoryHere(History):
         def __init__(self) -> None:
-            super().__init__(world)
+            super().__init__(processes)
 
-    run_state_machine_as_test(
-        HistoryHere,
-        settings=settings(
-            max_examples=30,
-            stateful_step_count=30,
-            deadline=None,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-        ),
-    )
+    with telling(processes):
+        run_state_machine_as_test(
+            HistoryHere,
+            settings=settings(
+                max_examples=25,
+                stateful_step_count=30,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+            ),
+        )
