@@ -68,6 +68,15 @@ def database_error(code: int | None) -> DatabaseUnavailableError | DatabaseRefus
     return DatabaseRefusedError(f"The database refused the operation{suffix}.")
 
 
+def may_be_sent_again(error: PyMongoError) -> bool:
+    """Tell whether what failed may succeed if it is tried once more, as after a lost connection or a failover."""
+    if isinstance(error, AutoReconnect):
+        return True
+    if isinstance(error, OperationFailure):
+        return error.code in RETRYABLE_CODES or any(error.has_error_label(one) for one in _PASSING_LABELS)
+    return False
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise the domain's errors in place of the driver's.

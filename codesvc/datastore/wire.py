@@ -27,11 +27,11 @@ from bson.codec_options import CodecOptions
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
-from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
 from codesvc._fastcsv import WriteReply, read_write_reply
 from codesvc.datastore.client import COLLECTION, AsyncSession, Mongo
-from codesvc.datastore.failures import RETRYABLE_CODES, database_error, translated
+from codesvc.datastore.failures import RETRYABLE_CODES, database_error, may_be_sent_again, translated
 from codesvc.datastore.telemetry import Telemetry
 from codesvc.errors import DatabaseUnavailableError
 
@@ -242,7 +242,7 @@ class Wire:
                 try:
                     reply = await ask()
                 except PyMongoError as error:
-                    if not _may_be_sent_again(error) or time.monotonic() + pause > deadline:
+                    if not may_be_sent_again(error) or time.monotonic() + pause > deadline:
                         raise
                 else:
                     if settled(reply) or time.monotonic() + pause > deadline:
@@ -278,14 +278,6 @@ def _cut(documents: bytes, count: int, error_bytes: int, reply_bytes: int) -> li
         size += 1
     runs.append((documents[start:], size))
     return runs
-
-
-def _may_be_sent_again(error: PyMongoError) -> bool:
-    if isinstance(error, AutoReconnect):
-        return True
-    if isinstance(error, OperationFailure):
-        return error.code in RETRYABLE_CODES or error.has_error_label("RetryableWriteError")
-    return False
 
 
 def _accepted(reply: WriteReply) -> WriteReply:
