@@ -22,7 +22,7 @@ from aiohttp import web
 
 from codesvc.datastore.client import Mongo
 from codesvc.datastore.codes import CodeStore
-from codesvc.datastore.indexes import ensure_indexes
+from codesvc.datastore.indexes import migrate
 from codesvc.errors import CodesvcError, DatabaseUnavailableError, SettingsError
 from codesvc.ingest.pipeline import Options, Source, Uploads
 from codesvc.inventory import Inventory, utc_now
@@ -131,6 +131,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         mongo = Mongo(settings)
         stack.push_async_callback(mongo.close)
         store = CodeStore(mongo, telemetry, settings.write_strategy)
+        stack.push_async_callback(store.close)
         if not store.raw_encoding:
             logger.warning("the driver does not take encoded batches as they are: uploads will be slow")
         source = (
@@ -169,11 +170,11 @@ def _keep_memory_steady() -> None:
             libc.mallopt(_M_ARENA_MAX, 2)
 
 
-async def create_indexes(settings: Settings) -> list[str]:
+async def create_indexes(settings: Settings, *, drop_obsolete: bool = False) -> list[str]:
     """Create or verify the indexes; return their names."""
     mongo = Mongo(settings)
     try:
-        return await ensure_indexes(mongo, timeout=None)
+        return await migrate(mongo, drop_obsolete=drop_obsolete)
     finally:
         await mongo.close()
 
@@ -292,7 +293,7 @@ async def _ensure_indexes(mongo: Mongo) -> None:
     """Create the indexes as soon as MongoDB answers: requests are served meanwhile, only slower."""
     while True:
         try:
-            names = await ensure_indexes(mongo, timeout=None)
+            names = await migrate(mongo)
         except DatabaseUnavailableError:
             await asyncio.sleep(_INDEX_RETRY_SECONDS)
         except CodesvcError as error:

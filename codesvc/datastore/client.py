@@ -24,6 +24,7 @@ from codesvc.errors import SettingsError
 from codesvc.settings import Driver, Settings
 
 COLLECTION: Final = "codes"
+CAMPAIGNS: Final = "campaigns"
 
 _READ_CONCERN: Final = ReadConcern("local")
 _GOODBYE_SECONDS: Final = 1.0
@@ -89,6 +90,10 @@ class Mongo:
             read_concern=_READ_CONCERN,
         )
         self.codes: AsyncCollection = self.database[COLLECTION]
+        # What processes tell each other must not be rolled back, whatever was chosen for the codes.
+        self.campaigns: AsyncCollection = self.database.get_collection(
+            CAMPAIGNS, write_concern=WriteConcern(w="majority", j=True)
+        )
         self._deployment: Deployment | None = None
 
     async def deployment(self) -> Deployment:

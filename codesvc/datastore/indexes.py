@@ -1,14 +1,27 @@
-"""The indexes of the collection of codes, created or verified by name."""
+"""The indexes, created or verified by name, and their version in the database.
 
-from typing import Final
+A change of the indexes of a collection that is in use takes three steps, each of which runs beside traffic:
+
+1. Raise ``VERSION``, put the new index into ``INDEXES`` and the name of the one that it replaces into ``OBSOLETE``.
+   Processes of the old version go on with the old index meanwhile, and do not touch the new one.
+2. Deploy: ``codesvc indexes``, or the first process that serves, builds the new index (MongoDB builds it beside reads
+   and writes) and then notes the version.
+3. When no process of the old version is left: ``codesvc indexes --drop-obsolete``.
+"""
+
+from typing import Any, Final
 
 import pymongo
 
-from codesvc.datastore.client import Mongo
+from codesvc.datastore.client import CAMPAIGNS, COLLECTION, Mongo
 from codesvc.datastore.failures import translated
+from codesvc.errors import DatabaseRefusedError
+
+VERSION: Final = 2
+"""Of what stands below; 1 had no index of campaigns."""
 
 BY_STATUS: Final = "codes_by_status"
-"""Answers every count and finds what a reserve may lend: see codesvc/datastore/codes.py."""
+"""Answers every count and finds what a reserve may lend."""
 
 INDEXES: Final[dict[str, list[tuple[str, int]]]] = {
     BY_STATUS: [
@@ -19,6 +32,19 @@ INDEXES: Final[dict[str, list[tuple[str, int]]]] = {
         ("_id.code", 1),
     ],
 }
+"""Of the collection of codes."""
+
+CAMPAIGN_INDEXES: Final[dict[str, list[tuple[str, int]]]] = {
+    "campaigns_by_writer": [("writers.id", 1)],
+    "campaigns_by_touch": [("touched", -1)],
+}
+"""Of the collection of campaigns: which of them are written to, and which was last."""
+
+OBSOLETE: Final[tuple[str, ...]] = ()
+"""Indexes of codes that an earlier version needed."""
+
+_INDEX_NOT_FOUND: Final = 27
+_SCHEMA: Final = "schema"
 
 
 async def ensure_indexes(mongo: Mongo, *, timeout: float | None) -> list[str]:  # noqa: ASYNC109 - the driver's own
@@ -32,10 +58,52 @@ async def ensure_indexes(mongo: Mongo, *, timeout: float | None) -> list[str]:  
         DatabaseUnavailableError: MongoDB does not answer.
 
     """
-    command = {
-        "createIndexes": mongo.codes.name,
-        "indexes": [{"name": name, "key": dict(keys)} for name, keys in INDEXES.items()],
-    }
     with translated(), pymongo.timeout(timeout):
-        await mongo.database.command(command)
-    return list(INDEXES)
+        for collection, indexes in ((COLLECTION, INDEXES), (CAMPAIGNS, CAMPAIGN_INDEXES)):
+            await mongo.database.command(
+                {
+                    "createIndexes": collection,
+                    "indexes": [{"name": name, "key": dict(keys)} for name, keys in indexes.items()],
+                }
+            )
+    return [*INDEXES, *CAMPAIGN_INDEXES]
+
+
+async def migrate(mongo: Mongo, *, drop_obsolete: bool = False) -> list[str]:
+    """Create or verify the indexes, and note their version; return their names.
+
+    ``drop_obsolete`` drops those that only an earlier version needs.
+
+    Raises:
+        DatabaseRefusedError: see ensure_indexes; or the database has been migrated by a newer version of codesvc, whose
+            obsolete indexes this one does not know.
+        DatabaseUnavailableError: MongoDB does not answer.
+
+    """
+    with translated():
+        noted = await _version(mongo)
+        if noted > VERSION and drop_obsolete:
+            raise DatabaseRefusedError(
+                f"The indexes are of version {noted}, and this codesvc knows version {VERSION}."
+            )
+        names = await ensure_indexes(mongo, timeout=None)
+        await mongo.database[_SCHEMA].update_one(
+            {"_id": "indexes"}, {"$max": {"version": VERSION}}, upsert=True
+        )
+        if drop_obsolete:
+            for name in OBSOLETE:
+                await _drop(mongo, name)
+    return names
+
+
+async def _version(mongo: Mongo) -> int:
+    found: dict[str, Any] | None = await mongo.database[_SCHEMA].find_one({"_id": "indexes"})
+    return 0 if found is None else int(found["version"])
+
+
+async def _drop(mongo: Mongo, name: str) -> None:
+    try:
+        await mongo.database.command({"dropIndexes": COLLECTION, "index": name})
+    except pymongo.errors.OperationFailure as error:
+        if error.code != _INDEX_NOT_FOUND:
+            raise

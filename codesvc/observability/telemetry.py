@@ -15,6 +15,7 @@ from codesvc.observability.metrics import EventLoopLag, LatencyHistogram, Runtim
 from codesvc.observability.tracing import NO_SCOPE, SpanScope, active_tracer
 
 CODE_TYPES: Final = ("tm", "external")
+_CHECK_OUTCOMES: Final = {True: "equal", False: "different"}
 UPLOAD_OUTCOMES: Final = ("inserted", "updated", "invalid")
 
 
@@ -45,6 +46,13 @@ class Telemetry:
             ("operation", "outcome"),
             registry,
         )
+        self._checks = Counter(
+            "count_checks_total",
+            "Comparisons of counts that were kept with the index, by outcome.",
+            registry=registry,
+        )
+        for outcome in _CHECK_OUTCOMES.values():
+            self._checks.set({"outcome": outcome}, 0)
         self._upload = _UploadMetrics(registry)
         self.event_loop_lag = EventLoopLag(registry)
         self._runtime = RuntimeMetrics(registry)
@@ -59,6 +67,10 @@ class Telemetry:
             return _Timed(self._datastore, name, None)
         scope = SpanScope(self.tracer, f"datastore.{name}", attributes=attributes)
         return _Timed(self._datastore, name, scope)
+
+    def counts_checked(self, *, equal: bool) -> None:
+        """Count a comparison of counts that were kept with the index."""
+        self._checks.inc({"outcome": _CHECK_OUTCOMES[equal]})
 
     def storage_operation(self, name: str, /, **attributes: str | int) -> AbstractContextManager[None]:
         """Make a span of one operation of the object store."""

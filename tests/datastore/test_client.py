@@ -60,10 +60,15 @@ async def test_every_write_asks_for_the_write_concern_of_the_settings(
         one
         for one in commands.sent
         # A transaction's statements have that of its commit.
-        if "commitTransaction" in one or ({"insert", "update"} & set(one) and "autocommit" not in one)
+        if "commitTransaction" in one
+        or ("codes" in {one.get("insert"), str(one.get("update"))} and "autocommit" not in one)
     ]
     assert len(writes) >= 5
     assert [one.get("writeConcern") for one in writes] == [expected] * len(writes)
+    # What processes tell each other is never rolled back.
+    told = [one for one in commands.sent if "campaigns" in {str(one.get("update")), one.get("findAndModify")}]
+    assert told
+    assert all(one["writeConcern"] == {"w": "majority", "j": True} for one in told)
 
 
 async def test_ready(rig: Rig) -> None:
@@ -92,5 +97,6 @@ async def test_an_index_of_that_name_with_other_keys_is_told(rig: Rig, documents
 async def test_indexes_are_made_once(rig: Rig, documents: Documents) -> None:
     documents.drop()
     for _ in range(2):
-        assert await ensure_indexes(rig.mongo, timeout=None) == ["codes_by_status"]
+        names = await ensure_indexes(rig.mongo, timeout=None)
+        assert names == ["codes_by_status", "campaigns_by_writer", "campaigns_by_touch"]
     assert set(documents.index_information()) == {"_id_", "codes_by_status"}

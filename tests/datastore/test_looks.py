@@ -25,7 +25,7 @@ def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def by_name(commands: Commands, name: str) -> list[dict[str, Any]]:
-    return [one for one in commands.sent if name in one]
+    return [one for one in commands.sent if one.get(name) == "codes"]
 
 
 @pytest.mark.usefixtures("short_looks")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesvc.datastore.codes import random_between
+from codesvc.datastore.candidates import random_between
 from codesvc.models import CodeType, Counts
 
 from .rig import CAMPAIGN, START, TTL, Documents, Rig, Rigs, document, numbered, stored

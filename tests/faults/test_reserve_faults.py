@@ -120,8 +120,9 @@ async def test_a_commit_that_is_refused_for_good(
 ) -> None:
     rig = await rigs()
     documents.insert_many([document(code) for code in numbered(10)])
+    # More than there are: only the last ones are held in a transaction.
     with failing("commitTransaction", times=1, errorCode=8), pytest.raises(DatabaseRefusedError):
-        await rig.reserve(5)
+        await rig.reserve(11)
     lent = Lent()
     await lent.drain(rig, 5)
     assert len(lent.codes) == len(set(lent.codes)) == 10
@@ -135,9 +136,25 @@ async def test_a_commit_without_its_write_concern(
     documents.insert_many([document(code) for code in numbered(10)])
     unmet = {"code": 64, "errmsg": "waiting for replication timed out", "errInfo": {"wtimeout": True}}
     with failing("commitTransaction", times=3, writeConcernError=unmet):
-        assert len(await rig.reserve(5)) == 5
+        assert len(await rig.reserve(11)) == 10
+    await rig.inventory.release(CAMPAIGN, numbered(10))
     with (
         failing("commitTransaction", times=10_000, writeConcernError=unmet),
+        pytest.raises(DatabaseUnavailableError),
+    ):
+        await rig.reserve(11)
+    assert await rig.reserve(5) == []
+
+
+async def test_a_hold_without_its_write_concern(rigs: Rigs, documents: Documents, failing: FailPoint) -> None:
+    rig = await rigs(mongo_timeout=1)
+    documents.insert_many([document(code) for code in numbered(10)])
+    unmet = {"code": 64, "errmsg": "waiting for replication timed out", "errInfo": {"wtimeout": True}}
+    with failing("update", writeConcernError=unmet):
+        # Read back, and shown to be durable by a later write.
+        assert len(await rig.reserve(5)) == 5
+    with (
+        failing("update", "findAndModify", times=10_000, writeConcernError=unmet),
         pytest.raises(DatabaseUnavailableError),
     ):
         await rig.reserve(5)

@@ -1,0 +1,349 @@
+"""Counting the codes of a campaign in each status: from the index, or from counts that were kept and still hold.
+
+The index ``codes_by_status`` has every code of a campaign and type in one range, the unassigned first, of those the
+held ones in the order of their holds; so the three counts are the lengths of three ranges, read at one instant (read
+concern ``snapshot``), side by side, without fetching a document:
+
+    assigned = (assigned > epoch)     reserved = (unassigned, reserved > cut-off)     available = unassigned - reserved
+
+That takes a time that grows with the campaign. So counts are kept in the campaign's document, and hold
+
+* as long as no process of codesvc has begun to write to the campaign since (codesvc/datastore/motion.py), and
+* as long as no other has: the stamp of the collection of codes is the same. Where it is not, and codesvc has written to
+  other campaigns, that may be the reason. A campaign that takes long to count is then trusted, and checked in the
+  background after a minute; any other is counted again.
+
+Holds expire without a write. The codes whose holds ended since the counts were made are a short range of the same
+index, which is counted each time.
+"""
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final, Self
+
+import pymongo
+from bson.timestamp import Timestamp
+from pymongo.errors import OperationFailure, PyMongoError
+
+from codesvc.datastore.campaigns import Campaigns, Look
+from codesvc.datastore.client import COLLECTION, Mongo, transaction
+from codesvc.datastore.failures import may_be_sent_again
+from codesvc.datastore.motion import Motion
+from codesvc.datastore.telemetry import Telemetry
+from codesvc.models import CodeType, Counts, Status
+
+logger = logging.getLogger(__name__)
+
+EPOCH: Final = datetime.fromtimestamp(0, UTC)
+
+_TRUSTED_SECONDS: Final = 60
+_FAR: Final = 1_000
+_PAUSE: Final = 0.005
+
+_NO_SNAPSHOT: Final = frozenset({239, 246})
+"""SnapshotTooOld, SnapshotUnavailable: the server keeps less history than a count takes."""
+
+
+def status_query(campaign_id: str, code_type: CodeType, status: Status, cut_off: datetime) -> dict[str, Any]:
+    """Select the codes of one campaign and type that stand in ``status``.
+
+    A hold lasts while ``date.reserved`` is after ``cut_off``. Each of the three reads a contiguous range, or two, of
+    the index ``codes_by_status``.
+    """
+    query: dict[str, Any] = {"_id.campaign_id": campaign_id, "type": code_type.value}
+    if status is Status.ASSIGNED:
+        return query | {"date.assigned": {"$gt": EPOCH}}
+    held = {"$gt": cut_off}
+    return query | {
+        "date.assigned": None,
+        "date.reserved": held if status is Status.RESERVED else {"$not": held},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """Which counts are kept and trusted.
+
+    Attributes:
+        keep_from: codes from which on counts are kept: fewer are counted by the index in less time than that takes.
+        trust_from: codes from which on they are trusted while codesvc writes to other campaigns.
+        quiet_seconds: for how long this process must not have written before a count says that it has ended to.
+
+    """
+
+    keep_from: int = 10_000
+    trust_from: int = 200_000
+    quiet_seconds: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Counts as they were at ``cut_off``, and what they rest on.
+
+    Attributes:
+        stamp: of the collection of codes, see ``Campaigns.look``.
+        touched: when codesvc had last written to any campaign.
+        made: when they were counted, in seconds of the cluster's clock.
+
+    """
+
+    counts: Counts
+    cut_off: datetime
+    stamp: str
+    touched: datetime
+    made: int
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Self:
+        """Read what :meth:`document` made."""
+        counts = Counts(**{status.value: document[status.value] for status in Status})
+        return cls(
+            counts,
+            document["cutOff"],
+            document["stamp"],
+            document["touched"],
+            document["made"],
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Return the form in which they are stored."""
+        return {
+            **{status.value: getattr(self.counts, status.value) for status in Status},
+            "cutOff": self.cut_off,
+            "stamp": self.stamp,
+            "touched": self.touched,
+            "made": self.made,
+        }
+
+
+@dataclass(slots=True)
+class _Run:
+    """A count by the index that has not begun yet, and who waits for it."""
+
+    cut_off: datetime
+    task: asyncio.Task[Counts] | None = None
+
+
+class Counting:
+    """Counts codes; raises what the driver raises."""
+
+    def __init__(
+        self, mongo: Mongo, campaigns: Campaigns, motion: Motion, telemetry: Telemetry, keeping: Keeping
+    ) -> None:
+        self._mongo = mongo
+        self._campaigns = campaigns
+        self._motion = motion
+        self._telemetry = telemetry
+        self._keeping = keeping
+        self._waiting: dict[tuple[str, CodeType], _Run] = {}
+        self._turns: dict[tuple[str, CodeType], asyncio.Lock] = {}
+        self._checks: set[asyncio.Task[None]] = set()
+
+    async def count(self, campaign_id: str, code_type: CodeType, cut_off: datetime) -> Counts:
+        """Count the codes in each status, all three at one instant where the deployment knows transactions."""
+        deadline = time.monotonic() + self._mongo.timeout
+        while True:
+            try:
+                return await self._count(campaign_id, code_type, cut_off)
+            except PyMongoError as error:
+                if not may_be_sent_again(error) or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_PAUSE)
+
+    async def _count(self, campaign_id: str, code_type: CodeType, cut_off: datetime) -> Counts:
+        if not (await self._mongo.deployment()).transactions:
+            return await self._by_index(campaign_id, code_type, cut_off, None)
+        look = await self._campaigns.look(campaign_id)
+        if look is None:
+            return Counts(0, 0, 0)
+        if (document := look.campaign.counts.get(code_type.value)) is not None:
+            kept = await self._still_good(campaign_id, code_type, Kept.read(document), look)
+            if kept is not None:
+                return (await self._at(campaign_id, code_type, kept, cut_off, look)).counts
+        return await self._together(campaign_id, code_type, cut_off)
+
+    async def close(self) -> None:
+        """End the checks that are under way."""
+        for check in self._checks:
+            check.cancel()
+        await asyncio.gather(*self._checks, return_exceptions=True)
+
+    async def _still_good(self, campaign_id: str, code_type: CodeType, kept: Kept, look: Look) -> Kept | None:
+        """Return what was kept if it holds."""
+        if look.campaign.writers:
+            return None
+        if kept.stamp == look.stamp:
+            return kept
+        busy, touched = await self._campaigns.activity()
+        if not busy and touched == kept.touched:
+            return None  # whoever wrote, it was not codesvc
+        if sum(_each(kept.counts)) < self._keeping.trust_from:
+            return None
+        if look.instant.time - kept.made > _TRUSTED_SECONDS:
+            self._check_later(campaign_id, code_type)
+        if busy:
+            return kept
+        kept = replace(kept, stamp=look.stamp, touched=touched)
+        await self._keep(campaign_id, code_type, kept, look)
+        return kept
+
+    async def _at(
+        self, campaign_id: str, code_type: CodeType, kept: Kept, cut_off: datetime, look: Look
+    ) -> Kept:
+        """Bring counts to ``cut_off``: the holds that began between the two moments have ended, or not yet."""
+        if cut_off == kept.cut_off:
+            return kept
+        first, last = sorted((kept.cut_off, cut_off))
+        unassigned = _unassigned(campaign_id, code_type)
+        ended = await self._length(unassigned | {"date.reserved": {"$gt": first, "$lte": last}})
+        far = ended >= _FAR
+        if cut_off < kept.cut_off:
+            ended = -ended
+        counts = replace(
+            kept.counts, available=kept.counts.available + ended, reserved=kept.counts.reserved - ended
+        )
+        kept = replace(kept, counts=counts, cut_off=cut_off)
+        if far:
+            await self._keep(campaign_id, code_type, kept, look)
+        return kept
+
+    async def _together(self, campaign_id: str, code_type: CodeType, cut_off: datetime) -> Counts:
+        """Count by the index, once for all who ask while another count of the same codes is under way.
+
+        A count that has begun already may miss what was written before its later callers asked; so they share the next.
+        """
+        key = (campaign_id, code_type)
+        run = self._waiting.get(key)
+        if run is None:
+            run = self._waiting[key] = _Run(cut_off)
+            run.task = asyncio.create_task(self._in_turn(key, run))
+            # Also where everybody who waited for it has gone away.
+            run.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        run.cut_off = max(run.cut_off, cut_off)
+        assert run.task is not None  # noqa: S101
+        return await asyncio.shield(run.task)
+
+    async def _in_turn(self, key: tuple[str, CodeType], run: _Run) -> Counts:
+        turn = self._turns.setdefault(key, asyncio.Lock())
+        try:
+            async with turn:
+                del self._waiting[key]
+                return await self._anew(*key, run.cut_off)
+        finally:
+            if self._waiting.get(key) is run:
+                del self._waiting[key]
+            if key not in self._waiting and not turn.locked():
+                self._turns.pop(key, None)
+
+    async def _anew(self, campaign_id: str, code_type: CodeType, cut_off: datetime) -> Counts:
+        """Count by the index, and keep the counts if nobody writes."""
+        await self._motion.settle(campaign_id, quiet=self._keeping.quiet_seconds)
+        look = await self._campaigns.look(campaign_id)
+        if look is None:
+            return Counts(0, 0, 0)
+        if look.campaign.deserted:
+            await self._campaigns.leave(campaign_id)
+        touched = (await self._campaigns.activity())[1]
+        counts = await self._by_index(campaign_id, code_type, cut_off, look.instant)
+        if not look.campaign.writers and sum(_each(counts)) >= self._keeping.keep_from:
+            kept = Kept(counts, cut_off, look.stamp, touched, look.instant.time)
+            await self._keep(campaign_id, code_type, kept, look)
+        return counts
+
+    async def _keep(self, campaign_id: str, code_type: CodeType, kept: Kept, look: Look) -> None:
+        await self._campaigns.keep_counts(
+            campaign_id, look.campaign.version, code_type.value, kept.document()
+        )
+
+    def _check_later(self, campaign_id: str, code_type: CodeType) -> None:
+        if not self._checks:  # one at a time: it costs the server as much as a count
+            check = asyncio.create_task(self._check(campaign_id, code_type), context=contextvars.Context())
+            self._checks.add(check)
+            check.add_done_callback(self._checks.discard)
+
+    async def _check(self, campaign_id: str, code_type: CodeType) -> None:
+        with suppress(PyMongoError), pymongo.timeout(self._mongo.timeout):
+            await self.verify(campaign_id, code_type)
+
+    async def verify(self, campaign_id: str, code_type: CodeType) -> tuple[Counts, Counts] | None:
+        """Compare what was kept with the index; None where nothing was kept, or somebody writes.
+
+        Counts that do not agree are replaced by right ones.
+        """
+        look = await self._campaigns.look(campaign_id)
+        document = None if look is None else look.campaign.counts.get(code_type.value)
+        if look is None or document is None:
+            return None
+        kept = Kept.read(document)
+        touched = (await self._campaigns.activity())[1]
+        counts = await self._by_index(campaign_id, code_type, kept.cut_off, look.instant)
+        again = await self._campaigns.read(campaign_id)
+        if again.version != look.campaign.version or again.writers:
+            return None
+        equal = counts == kept.counts
+        self._telemetry.counts_checked(equal=equal)
+        if not equal:
+            logger.error("counts that were kept were wrong", extra={"campaignId": campaign_id})
+        kept = replace(
+            kept,
+            counts=counts,
+            stamp=look.stamp,
+            touched=touched,
+            made=look.instant.time,
+        )
+        await self._keep(campaign_id, code_type, kept, look)
+        return kept_counts(document), counts
+
+    async def _by_index(
+        self, campaign_id: str, code_type: CodeType, cut_off: datetime, instant: Timestamp | None
+    ) -> Counts:
+        """Count three ranges of the index; at ``instant`` where there is one."""
+        unassigned = _unassigned(campaign_id, code_type)
+        reserved = unassigned | {"date.reserved": {"$gt": cut_off}}
+        assigned = status_query(campaign_id, code_type, Status.ASSIGNED, cut_off)
+        queries = (unassigned, reserved, assigned)
+        if instant is None:
+            return _counts(*[await self._length(query) for query in queries])
+        snapshot = {"readConcern": {"level": "snapshot", "atClusterTime": instant}}
+        try:
+            return _counts(*await asyncio.gather(*(self._length(query, **snapshot) for query in queries)))
+        except OperationFailure as error:
+            if error.code not in _NO_SNAPSHOT:
+                raise
+        return await self._in_transaction(queries)
+
+    async def _in_transaction(self, queries: tuple[dict[str, Any], ...]) -> Counts:
+        async with transaction(self._mongo) as session:
+            return _counts(*[await self._length(query, session) for query in queries])
+
+    async def _length(self, query: dict[str, Any], session: Any = None, **options: Any) -> int:
+        # An aggregate, since the count command knows no snapshot and counts orphans on shards. The server answers it
+        # by a scan of the index without fetching a document.
+        pipeline = [{"$match": query}, {"$count": "n"}]
+        command = {"aggregate": COLLECTION, "pipeline": pipeline, "cursor": {}, **options}
+        reply = await self._mongo.database.command(command, session=session)
+        batch = reply["cursor"]["firstBatch"]
+        return int(batch[0]["n"]) if batch else 0
+
+
+def kept_counts(document: Mapping[str, Any]) -> Counts:
+    """Return the counts of what was kept."""
+    return Kept.read(document).counts
+
+
+def _unassigned(campaign_id: str, code_type: CodeType) -> dict[str, Any]:
+    return {"_id.campaign_id": campaign_id, "type": code_type.value, "date.assigned": None}
+
+
+def _counts(unassigned: int, reserved: int, assigned: int) -> Counts:
+    return Counts(available=unassigned - reserved, reserved=reserved, assigned=assigned)
+
+
+def _each(counts: Counts) -> tuple[int, int, int]:
+    return counts.available, counts.reserved, counts.assigned

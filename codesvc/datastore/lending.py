@@ -1,0 +1,494 @@
+"""Lending codes: callers that wait together are served together, by one statement each in one command.
+
+Of each campaign and type, one lender takes whoever waits, hands them candidates that it has read ahead, and holds those
+for them, each code only if it is still available. The server says how many it held: if all of them, everybody has what
+was asked for, in one round trip. If not, another process was faster with some; what was held is read back, and the rest
+is taken from further candidates. No code is lent twice, since each is held by a condition.
+
+But those who take codes one after the other could split the last ones between them, so that each is short though one
+of them need not have been. So none of this is final where codes run out. Whoever finds too few candidates gives back
+what it holds, and goes another way, which is the only one on which anybody may be told that there are no more:
+
+* no process lends any other way: each that did has heard that the type is scarce, and has said that it has stopped
+  (codesvc/datastore/motion.py), and no other has begun to before the last look at what is left, and
+* what is left is found and held in one transaction, all or nothing.
+
+A standalone server has neither transactions nor anything that is told between processes: there, one caller at a time is
+served, each code held by a condition. No code is lent twice, but two processes may split the last ones.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import pymongo
+from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
+
+from codesvc.datastore.campaigns import Campaign, Campaigns
+from codesvc.datastore.candidates import Candidate, Candidates
+from codesvc.datastore.client import COLLECTION, AsyncSession, Mongo, transaction
+from codesvc.datastore.failures import may_be_sent_again, translated
+from codesvc.datastore.motion import Motion
+from codesvc.errors import DatabaseUnavailableError
+from codesvc.models import CodeType
+
+CODES_PER_STATEMENT: Final = 1_000
+# Codes that are held by one command, and commands of one lender that are under way at once.
+_CODES_PER_COMMAND: Final = 2_500
+_WORKERS: Final = 2
+# A statement takes 450 KB at the most (codes of 256 bytes in a campaign of 128), a command 16 MB.
+_STATEMENTS_PER_COMMAND: Final = 32
+# Callers are served together while they want so many codes at the most; one who wants more is served alone.
+_CODES_TOGETHER: Final = 1_000
+
+_ROUNDS: Final = 8
+_PLENTY: Final = 1_000
+_PLENTY_SECONDS: Final = 1.0
+_POLL_SECONDS: Final = 0.05
+_FIRST_PAUSE: Final = 0.002
+_LONGEST_PAUSE: Final = 0.1
+_REMEMBERED_LENDERS: Final = 10_000
+_TRANSIENT: Final = "TransientTransactionError"
+_UNKNOWN_COMMIT: Final = "UnknownTransactionCommitResult"
+_TOO_LATE: Final = "The database did not settle a reservation in time."
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a caller wants: ``count`` codes held from ``now`` on; a hold is live while it began after ``cut_off``."""
+
+    campaign_id: str
+    code_type: CodeType
+    count: int
+    reserve_id: str
+    now: datetime
+    cut_off: datetime
+
+
+@dataclass(slots=True)
+class _Order:
+    """A caller who waits, and what is held for it so far."""
+
+    request: Request
+    result: "asyncio.Future[list[Candidate]]"
+    deadline: float
+    held: list[Candidate] = field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        return self.request.count - len(self.held)
+
+    def finish(self) -> None:
+        if not self.result.done():
+            self.result.set_result(self.held)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)
+
+
+class Lending:
+    """Holds codes for callers.
+
+    Raises:
+        DatabaseUnavailableError: no answer in time.
+        DatabaseRefusedError: the server refused.
+
+    """
+
+    def __init__(self, mongo: Mongo, campaigns: Campaigns, motion: Motion) -> None:
+        self._mongo = mongo
+        self._campaigns = campaigns
+        self._motion = motion
+        self._lenders: dict[tuple[str, CodeType], _Lender] = {}
+
+    async def reserve(self, request: Request) -> list[Candidate]:
+        """Hold as many codes as are wanted, or all that are left."""
+        key = (request.campaign_id, request.code_type)
+        lender = self._lenders.get(key)
+        if lender is None:
+            if len(self._lenders) >= _REMEMBERED_LENDERS:
+                self._lenders = {key: one for key, one in self._lenders.items() if one.busy}
+            with translated():
+                transactions = (await self._mongo.deployment()).transactions
+            kind = _Lender if transactions else _StandaloneLender
+            lender = self._lenders.setdefault(key, kind(self._mongo, self._campaigns, self._motion, *key))
+        return await lender.serve(request)
+
+
+class _Lender:
+    """Serves the callers of one campaign and type, in the order in which they came."""
+
+    def __init__(
+        self, mongo: Mongo, campaigns: Campaigns, motion: Motion, campaign_id: str, code_type: CodeType
+    ) -> None:
+        self._mongo = mongo
+        self._campaigns = campaigns
+        self._motion = motion
+        self._campaign_id = campaign_id
+        self._type = code_type
+        self._candidates = Candidates(mongo.codes, campaign_id, code_type)
+        self._waiting: deque[_Order] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
+        self._scarce = False
+        self._looked_for_plenty = float("-inf")
+        self._freely = 0
+        self._nobody_freely = asyncio.Event()
+        self._nobody_freely.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._workers)
+
+    async def serve(self, request: Request) -> list[Candidate]:
+        """Hold codes for one caller."""
+        loop = asyncio.get_running_loop()
+        order = _Order(request, loop.create_future(), time.monotonic() + self._mongo.timeout)
+        self._waiting.append(order)
+        if len(self._workers) < _WORKERS:
+            worker = asyncio.create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+        try:
+            async with asyncio.timeout_at(loop.time() + self._mongo.timeout + 1):
+                return await order.result
+        except TimeoutError:
+            raise DatabaseUnavailableError(_TOO_LATE) from None
+
+    async def _work(self) -> None:
+        while self._waiting:
+            orders = self._next()
+            try:
+                with translated(), pymongo.timeout(self._mongo.timeout):
+                    await self._fill(orders)
+            except Exception as error:  # noqa: BLE001 - it is the callers' to see
+                for order in orders:
+                    order.fail(error)
+            except BaseException as error:
+                for order in orders:
+                    order.fail(DatabaseUnavailableError(_TOO_LATE))
+                raise error from None
+
+    def _next(self) -> list[_Order]:
+        """Take those who waited longest; who has gone away meanwhile is passed over."""
+        orders: list[_Order] = []
+        codes = 0
+        while self._waiting and (not orders or codes + self._waiting[0].request.count <= _CODES_TOGETHER):
+            order = self._waiting.popleft()
+            if not order.result.done():
+                orders.append(order)
+                codes += order.request.count
+        return orders
+
+    async def _fill(self, orders: Sequence[_Order]) -> None:
+        if orders and not self._scarce:
+            await self._lend_freely(orders)
+        left = _unfilled(orders)
+        if left:
+            async with self._alone(left):
+                await self._lend_the_last(left)
+        for order in orders:
+            order.finish()
+
+    # Where there are plenty.
+
+    async def _lend_freely(self, orders: Sequence[_Order]) -> None:
+        """Hold codes without a transaction; an order that is not filled afterwards holds nothing."""
+        self._freely += 1
+        self._nobody_freely.clear()
+        try:
+            async with self._motion.writing(self._campaign_id, lends=self._type.value) as mark:
+                if self._type.value in mark.scarce:
+                    self._scarce = True
+                    return
+                for _ in range(_ROUNDS):
+                    if not await self._hold_some(orders):
+                        break
+                    for order in orders:
+                        if not order.missing:
+                            order.finish()
+                    if not _unfilled(orders):
+                        return
+                await self._give_back(_unfilled(orders))
+        finally:
+            self._freely -= 1
+            if not self._freely:
+                self._nobody_freely.set()
+
+    async def _hold_some(self, orders: Sequence[_Order]) -> bool:
+        """Hold candidates for what is missing; False where there are too few."""
+        commands: list[asyncio.Task[None]] = []
+        missing = sum(order.missing for order in orders)
+        dealer = _Dealer(orders)
+        limit = asyncio.Semaphore(_WORKERS)
+        taken: list[Candidate] = []
+        try:
+            while missing > 0:
+                wanted = min(missing, _CODES_PER_COMMAND)
+                found = await self._candidates.take(wanted, orders[0].request.cut_off)
+                taken += found
+                if len(found) < wanted:
+                    return False
+                missing -= wanted
+                part = list(dealer.deal(found))
+                # The next candidates are read while these are being held.
+                await limit.acquire()
+                command = asyncio.create_task(self._hold(part))
+                command.add_done_callback(lambda _: limit.release())
+                commands.append(command)
+            return True
+        finally:
+            outcomes = await asyncio.gather(*commands, return_exceptions=True)
+            self._candidates.done(taken)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+
+    async def _hold(self, shares: Sequence["_Share"]) -> None:
+        """Hold codes in one command, and add those that are held to their orders."""
+        wanted = sum(len(share.candidates) for share in shares)
+        try:
+            held = await self._hold_all(shares)
+        except PyMongoError as error:
+            if not may_be_sent_again(error) and not isinstance(error, WriteConcernError):
+                raise
+            held = None  # it may have been carried out, or not, or in part, or not lastingly
+        if held == wanted:
+            for share in shares:
+                share.order.held += share.candidates
+            return
+        if held is None:
+            await asyncio.sleep(_FIRST_PAUSE)
+        found = await self._read_back(shares)
+        for share in shares:
+            share.order.held += [one for one in share.candidates if one.code in found]
+        if held is None:
+            # Once a later write is acknowledged by a majority, so is what was read.
+            await self._motion.confirm(self._campaign_id)
+
+    async def _read_back(self, shares: Sequence["_Share"]) -> set[str]:
+        """Tell which codes are held for their orders."""
+        found: set[str] = set()
+        for share in shares:
+            for chosen in self._chosen(share.candidates):
+                query = chosen | {"reserveId": share.order.request.reserve_id}
+                cursor = self._mongo.codes.find(query, {"_id": 1})
+                found.update([one["_id"]["code"] for one in await cursor.to_list(CODES_PER_STATEMENT)])
+        return found
+
+    async def _give_back(self, orders: Iterable[_Order]) -> None:
+        for order in orders:
+            if order.held:
+                mine = {"reserveId": order.request.reserve_id, "date.assigned": None}
+                change = {"$unset": {"date.reserved": "", "reserveId": ""}}
+                await self._update(
+                    [{"q": chosen | mine, "u": change, "multi": True} for chosen in self._chosen(order.held)]
+                )
+                order.held = []
+
+    # Where they may run out.
+
+    @asynccontextmanager
+    async def _alone(self, orders: Sequence[_Order]) -> AsyncIterator[None]:
+        """Wait until nobody else in this process lends these codes."""
+        try:
+            async with asyncio.timeout(max(0.0, min(order.deadline for order in orders) - time.monotonic())):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise DatabaseUnavailableError(_TOO_LATE) from None
+        try:
+            self._scarce = True
+            await self._nobody_freely.wait()
+            yield
+        finally:
+            self._turn.release()
+
+    async def _lend_the_last(self, orders: Sequence[_Order]) -> None:
+        """Hold codes in transactions; what is missing afterwards is not there."""
+        deadline = max(order.deadline for order in orders)
+        async with self._motion.writing(self._campaign_id):
+            await self._motion.stop_lending(self._campaign_id, self._type.value)
+            while _unfilled(orders):
+                campaign = await self._campaigns.read(self._campaign_id)
+                if self._lent_by_others(campaign):
+                    await self._stop_others(deadline)
+                elif await self._hold_in_transaction(orders, campaign, deadline):
+                    return
+            await self._look_for_plenty(orders[0].request.cut_off)
+
+    def _lent_by_others(self, campaign: Campaign) -> bool:
+        return campaign.is_lent(self._type.value, but=self._campaigns.process)
+
+    async def _stop_others(self, deadline: float) -> None:
+        """Let every other process know that the type is scarce, and wait until each has said that it has stopped."""
+        name = self._type.value
+        await self._campaigns.set_scarce(self._campaign_id, name, scarce=True)
+        while time.monotonic() < deadline:
+            if not self._lent_by_others(await self._campaigns.read(self._campaign_id)):
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+        raise DatabaseUnavailableError(_TOO_LATE)
+
+    async def _look_for_plenty(self, cut_off: datetime) -> None:
+        """Go back to the faster way where there are many codes again."""
+        now = time.monotonic()
+        if now - self._looked_for_plenty < _PLENTY_SECONDS:
+            return
+        self._looked_for_plenty = now
+        found = await self._candidates.take(_PLENTY, cut_off)
+        self._candidates.done(found)
+        if len(found) == _PLENTY:
+            if self._type.value in (await self._campaigns.read(self._campaign_id)).scarce:
+                await self._campaigns.set_scarce(self._campaign_id, self._type.value, scarce=False)
+            self._scarce = False
+
+    async def _hold_in_transaction(
+        self, orders: Sequence[_Order], campaign: Campaign, deadline: float
+    ) -> bool:
+        """Hold what is missing; True if there is nothing more, which ``campaign`` from before has to prove."""
+        pause = _FIRST_PAUSE
+        while time.monotonic() < deadline:
+            try:
+                return await self._try_in_transaction(orders, campaign, deadline)
+            except _InTheWayError:
+                # Another process, or an assign of just these codes.
+                await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        raise DatabaseUnavailableError(_TOO_LATE)
+
+    async def _try_in_transaction(self, orders: Sequence[_Order], before: Campaign, deadline: float) -> bool:
+        missing = sum(order.missing for order in orders)
+        shares: list[_Share] = []
+        try:
+            async with transaction(self._mongo) as session:
+                found = await self._candidates.find(missing, orders[0].request.cut_off, session)
+                if len(found) < missing:
+                    after = await self._campaigns.read(self._campaign_id)
+                    if self._lent_by_others(after) or after.lending != before.lending:
+                        # What was not found may be held for a moment only. Nothing is held here: the others would
+                        # miss it in turn.
+                        return False
+                if found:
+                    shares = list(_Dealer(orders).deal(found))
+                    if await self._hold_all(shares, session) != len(found):
+                        raise _InTheWayError
+                    await _commit(session, deadline)
+        except PyMongoError as error:
+            if error.has_error_label(_TRANSIENT):
+                raise _InTheWayError from error
+            raise
+        for share in shares:
+            share.order.held += share.candidates
+        return len(found) < missing
+
+    # What both ways are made of.
+
+    async def _hold_all(self, shares: Sequence["_Share"], session: AsyncSession | None = None) -> int:
+        """Hold each candidate that is still available for its order; return how many are held now."""
+        held = 0
+        statements: list[dict[str, Any]] = []
+        for share in shares:
+            for statement in self._holds(share.order.request, share.candidates):
+                statements.append(statement)
+                if len(statements) == _STATEMENTS_PER_COMMAND:
+                    held += await self._update(statements, session)
+                    statements = []
+        return held + await self._update(statements, session) if statements else held
+
+    def _holds(self, request: Request, candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
+        """Yield statements that hold the candidates that are still available."""
+        change = {"$set": {"reserveId": request.reserve_id, "date.reserved": request.now}}
+        still = {"date.assigned": None, "date.reserved": {"$not": {"$gt": request.cut_off}}}
+        for chosen in self._chosen(candidates):
+            yield {"q": chosen | {"type": self._type.value} | still, "u": change, "multi": True}
+
+    def _chosen(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
+        return chosen(self._campaign_id, [one.code for one in candidates])
+
+    async def _update(self, statements: Sequence[dict[str, Any]], session: AsyncSession | None = None) -> int:
+        """Run update statements; return how many documents they changed."""
+        command: dict[str, Any] = {"update": COLLECTION, "updates": list(statements), "ordered": False}
+        if session is None:
+            command["writeConcern"] = self._mongo.write_concern.document
+        reply = await self._mongo.database.command(command, session=session)
+        if (unmet := reply.get("writeConcernError")) is not None:
+            raise WriteConcernError("", unmet.get("code"), unmet)
+        if failed := reply.get("writeErrors"):
+            raise OperationFailure("", failed[0].get("code"), failed[0])
+        return int(reply["nModified"])
+
+
+class _StandaloneLender(_Lender):
+    """Without transactions: one caller at a time."""
+
+    async def _fill(self, orders: Sequence[_Order]) -> None:
+        async with self._alone(orders):
+            for order in orders:
+                while order.missing and await self._hold_some([order]):
+                    pass
+                found = await self._candidates.take(order.missing, order.request.cut_off)
+                if found:
+                    await self._hold([_Share(order, found)])
+                    self._candidates.done(found)
+                order.finish()
+
+
+class _InTheWayError(Exception):
+    """Another writer was faster with a part of what was to be held; nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """Candidates that are to be held for an order."""
+
+    order: _Order
+    candidates: list[Candidate]
+
+
+class _Dealer:
+    """Deals candidates to orders, the first first, each up to what it misses; goes on where it ended."""
+
+    def __init__(self, orders: Sequence[_Order]) -> None:
+        self._missing = deque((order, order.missing) for order in orders if order.missing)
+
+    def deal(self, candidates: Sequence[Candidate]) -> Iterator[_Share]:
+        start = 0
+        while start < len(candidates):
+            order, missing = self._missing.popleft()
+            share = list(candidates[start : start + missing])
+            if len(share) < missing:
+                self._missing.appendleft((order, missing - len(share)))
+            yield _Share(order, share)
+            start += len(share)
+
+
+def chosen(campaign_id: str, codes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield queries that together select the codes, each small enough for one statement."""
+    for start in range(0, len(codes), CODES_PER_STATEMENT):
+        some = codes[start : start + CODES_PER_STATEMENT]
+        yield {"_id": {"$in": [{"campaign_id": campaign_id, "code": code} for code in some]}}
+
+
+def _unfilled(orders: Iterable[_Order]) -> list[_Order]:
+    return [order for order in orders if order.missing]
+
+
+async def _commit(session: AsyncSession, deadline: float) -> None:
+    """Commit, and ask again while it is unknown whether the commit took effect (a commit may be repeated)."""
+    while True:
+        try:
+            await session.commit_transaction()
+        except PyMongoError as error:
+            if not error.has_error_label(_UNKNOWN_COMMIT) or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_FIRST_PAUSE)
+        else:
+            return
