@@ -22,6 +22,7 @@ from aiohttp import web
 
 from codesvc.datastore.client import Mongo
 from codesvc.datastore.codes import CodeStore
+from codesvc.datastore.counting import Verdict
 from codesvc.datastore.indexes import migrate
 from codesvc.errors import CodesvcError, DatabaseUnavailableError, SettingsError
 from codesvc.ingest.pipeline import Options, Source, Uploads
@@ -63,6 +64,7 @@ class Service:
     settings: Settings
     telemetry: Telemetry
     mongo: Mongo
+    store: CodeStore
     inventory: Inventory
     uploads: Uploads
 
@@ -141,6 +143,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             settings=settings,
             telemetry=telemetry,
             mongo=mongo,
+            store=store,
             inventory=Inventory(store, reservation_ttl=timedelta(seconds=settings.reservation_ttl)),
             uploads=Uploads(
                 source=source,
@@ -177,6 +180,13 @@ async def create_indexes(settings: Settings, *, drop_obsolete: bool = False) -> 
         return await migrate(mongo, drop_obsolete=drop_obsolete)
     finally:
         await mongo.close()
+
+
+async def verify_counts(settings: Settings) -> AsyncIterator[Verdict]:
+    """Compare all counts that are kept with the documents."""
+    async with open_service(settings) as service:
+        async for verdict in service.store.verify_counts():
+            yield verdict
 
 
 def serve(settings: Settings) -> int:

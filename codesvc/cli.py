@@ -17,7 +17,7 @@ from codesvc.errors import (
     SourceNotFoundError,
     UploadRejectedError,
 )
-from codesvc.models import CodeType, Progress, UploadReport
+from codesvc.models import CodeType, Counts, Progress, UploadReport
 from codesvc.version import __version__
 
 if TYPE_CHECKING:
@@ -100,12 +100,22 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--ttl", type=_positive, default=3600, metavar="SECONDS", help="its lifetime (3600)")
     token.add_argument("--no-supreme", action="store_true", help="without the claim isSupreme: true")
 
-    add(
+    indexes = add(
         "indexes",
         "create or verify the indexes",
         cli_help.INDEXES,
         cli_help.ENVIRONMENT + cli_help.EXIT_CODES,
         _indexes,
+    )
+    indexes.add_argument(
+        "--drop-obsolete", action="store_true", help="drop those that only an earlier version needs"
+    )
+    add(
+        "verify",
+        "compare kept counts with the documents",
+        cli_help.VERIFY,
+        cli_help.ENVIRONMENT + cli_help.EXIT_CODES,
+        _verify,
     )
     add("openapi", "print the OpenAPI document", cli_help.OPENAPI, cli_help.EXIT_CODES, _openapi)
     return parser
@@ -211,15 +221,40 @@ def _token(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _indexes(_options: argparse.Namespace) -> int:
+def _indexes(options: argparse.Namespace) -> int:
     from codesvc.settings import load_settings  # noqa: PLC0415
 
     settings = load_settings()
     from codesvc.app import create_indexes  # noqa: PLC0415
 
-    for name in _run(create_indexes(settings)):
+    for name in _run(create_indexes(settings, drop_obsolete=options.drop_obsolete)):
         _print(name)
     return EXIT_OK
+
+
+def _verify(_options: argparse.Namespace) -> int:
+    from codesvc.settings import load_settings  # noqa: PLC0415
+
+    wrong = _run(_print_verdicts(load_settings()))
+    return EXIT_FAILURE if wrong else EXIT_OK
+
+
+async def _print_verdicts(settings: "Settings") -> int:
+    """Print a line for each campaign and type; return how many were wrong."""
+    from codesvc.app import verify_counts  # noqa: PLC0415
+
+    verified = wrong = 0
+    async for one in verify_counts(settings):
+        verified += 1
+        wrong += not one.equal
+        told = _counts(one.right) if one.equal else f"{_counts(one.right)}; kept was {_counts(one.kept)}"
+        _print(f"{'right' if one.equal else 'WRONG'}  {one.campaign_id}  {one.code_type}  {told}")
+    _print(f"{verified} verified, {wrong} wrong" + " (replaced)" * bool(wrong))
+    return wrong
+
+
+def _counts(counts: Counts) -> str:
+    return f"available {counts.available:,}, reserved {counts.reserved:,}, assigned {counts.assigned:,}"
 
 
 def _openapi(_options: argparse.Namespace) -> int:

@@ -134,6 +134,14 @@ example:
 INDEXES: Final = """\
 Creates the indexes that are missing, verifies the others, and prints their names: for a
 Kubernetes Job or an init container. Running it again changes nothing.
+
+After a change of the indexes, once no process of the older version runs, --drop-obsolete
+drops those that only it needed.
+"""
+
+VERIFY: Final = """Compares the counts that codesvc keeps with all documents of their campaigns, which reads
+every one of them, and replaces those that are wrong. Campaigns that are being written to
+are passed over: while they are, nothing is kept. Exit code 1 if any were wrong.
 """
 
 OPENAPI: Final = """\

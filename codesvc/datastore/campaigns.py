@@ -202,9 +202,10 @@ class Campaigns:
         except DuplicateKeyError:
             return  # the first writer came in between
 
-    async def drop_counts(self, campaign_id: str) -> None:
-        """Forget what was kept."""
-        await self._mongo.campaigns.update_one({"_id": campaign_id}, {"$unset": {"counts": ""}})
+    async def with_counts(self) -> list[tuple[str, str]]:
+        """Name the campaigns and types of which counts are kept."""
+        cursor = self._mongo.campaigns.find({"counts": {"$exists": True}}, {"counts": 1}, sort=[("_id", 1)])
+        return [(one["_id"], name) for one in await cursor.to_list(None) for name in sorted(one["counts"])]
 
     async def activity(self) -> tuple[bool, datetime]:
         """Tell whether codesvc writes to any campaign now, and when it last began, went on or ended to."""

@@ -10,7 +10,7 @@ A code's status is not stored: it follows from two dates and the clock, so a hol
 
 import asyncio
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -20,7 +20,7 @@ import pymongo
 from codesvc._fastcsv import Batch
 from codesvc.datastore.campaigns import Campaigns
 from codesvc.datastore.client import Mongo
-from codesvc.datastore.counting import Counting, Keeping, status_query
+from codesvc.datastore.counting import Counting, Keeping, Verdict, status_query
 from codesvc.datastore.failures import translated
 from codesvc.datastore.indexes import ensure_indexes
 from codesvc.datastore.lending import Lending, Request, chosen
@@ -64,7 +64,7 @@ class CodeStore:
         self._strategy = strategy
         self._raw_encoding = raw_encoding_works()
         self._wire = Wire(mongo, telemetry, raw=self._raw_encoding)
-        campaigns = Campaigns(mongo, uuid.uuid4().hex)
+        self._campaigns = campaigns = Campaigns(mongo, uuid.uuid4().hex)
         self._motion = Motion(mongo, campaigns)
         self._counting = Counting(mongo, campaigns, self._motion, telemetry, keeping)
         self._lending = Lending(mongo, campaigns, self._motion)
@@ -104,6 +104,17 @@ class CodeStore:
         """Count the codes in one status."""
         counts = await self.count(campaign_id=campaign_id, code_type=code_type, cut_off=cut_off)
         return int(getattr(counts, status.value))
+
+    async def verify_counts(self) -> AsyncIterator[Verdict]:
+        """Compare all counts that are kept with the documents; those of campaigns that are written to are passed over.
+
+        Reads every document of every campaign of which counts are kept, without a time limit.
+        """
+        with translated(), pymongo.timeout(None):
+            for campaign_id, name in await self._campaigns.with_counts():
+                verdict = await self._counting.verify(campaign_id, CodeType(name), documents=True)
+                if verdict is not None:
+                    yield verdict
 
     async def reserve(
         self,

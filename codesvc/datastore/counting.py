@@ -21,17 +21,17 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 import pymongo
+from bson.max_key import MaxKey
 from bson.timestamp import Timestamp
 from pymongo.errors import OperationFailure, PyMongoError
 
-from codesvc.datastore.campaigns import Campaigns, Look
+from codesvc.datastore.campaigns import Campaign, Campaigns, Look
 from codesvc.datastore.client import COLLECTION, Mongo, transaction
 from codesvc.datastore.failures import may_be_sent_again
 from codesvc.datastore.motion import Motion
@@ -45,6 +45,7 @@ EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _TRUSTED_SECONDS: Final = 60
 _FAR: Final = 1_000
 _PAUSE: Final = 0.005
+_KEPT: Final = frozenset({*(status.value for status in Status), "cutOff", "stamp", "touched", "made"})
 
 _NO_SNAPSHOT: Final = frozenset({239, 246})
 """SnapshotTooOld, SnapshotUnavailable: the server keeps less history than a count takes."""
@@ -100,8 +101,11 @@ class Kept:
     made: int
 
     @classmethod
-    def read(cls, document: Mapping[str, Any]) -> Self:
-        """Read what :meth:`document` made."""
+    def read(cls, campaign: Campaign, code_type: CodeType) -> Self | None:
+        """Read what :meth:`document` made; None where there is nothing that this version of codesvc understands."""
+        document = campaign.counts.get(code_type.value)
+        if document is None or not document.keys() >= _KEPT:
+            return None
         counts = Counts(**{status.value: document[status.value] for status in Status})
         return cls(
             counts,
@@ -120,6 +124,21 @@ class Kept:
             "touched": self.touched,
             "made": self.made,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Counts that were kept, and those that are right, at the same cut-off."""
+
+    campaign_id: str
+    code_type: CodeType
+    kept: Counts
+    right: Counts
+
+    @property
+    def equal(self) -> bool:
+        """Whether they agree."""
+        return self.kept == self.right
 
 
 @dataclass(slots=True)
@@ -162,10 +181,11 @@ class Counting:
         look = await self._campaigns.look(campaign_id)
         if look is None:
             return Counts(0, 0, 0)
-        if (document := look.campaign.counts.get(code_type.value)) is not None:
-            kept = await self._still_good(campaign_id, code_type, Kept.read(document), look)
-            if kept is not None:
-                return (await self._at(campaign_id, code_type, kept, cut_off, look)).counts
+        kept = Kept.read(look.campaign, code_type)
+        if kept is not None:
+            kept = await self._still_good(campaign_id, code_type, kept, look)
+        if kept is not None:
+            return (await self._at(campaign_id, code_type, kept, cut_off, look)).counts
         return await self._together(campaign_id, code_type, cut_off)
 
     async def close(self) -> None:
@@ -269,36 +289,57 @@ class Counting:
 
     async def _check(self, campaign_id: str, code_type: CodeType) -> None:
         with suppress(PyMongoError), pymongo.timeout(self._mongo.timeout):
-            await self.verify(campaign_id, code_type)
+            await self.verify(campaign_id, code_type, documents=False)
 
-    async def verify(self, campaign_id: str, code_type: CodeType) -> tuple[Counts, Counts] | None:
-        """Compare what was kept with the index; None where nothing was kept, or somebody writes.
+    async def verify(self, campaign_id: str, code_type: CodeType, *, documents: bool) -> Verdict | None:
+        """Compare what was kept with the index, or with all documents; None where nothing is kept, or somebody writes.
 
         Counts that do not agree are replaced by right ones.
         """
         look = await self._campaigns.look(campaign_id)
-        document = None if look is None else look.campaign.counts.get(code_type.value)
-        if look is None or document is None:
+        kept = None if look is None else Kept.read(look.campaign, code_type)
+        if look is None or kept is None:
             return None
-        kept = Kept.read(document)
         touched = (await self._campaigns.activity())[1]
-        counts = await self._by_index(campaign_id, code_type, kept.cut_off, look.instant)
-        again = await self._campaigns.read(campaign_id)
-        if again.version != look.campaign.version or again.writers:
+        if documents:
+            counts = await self._by_document(campaign_id, code_type, kept.cut_off)
+        else:
+            counts = await self._by_index(campaign_id, code_type, kept.cut_off, look.instant)
+        again = await self._campaigns.look(campaign_id)
+        if again is None or again.campaign.version != look.campaign.version:
             return None
-        equal = counts == kept.counts
-        self._telemetry.counts_checked(equal=equal)
-        if not equal:
+        if documents and again.stamp != look.stamp:
+            return None  # unlike the index, they are not read at one instant
+        verdict = Verdict(campaign_id, code_type, kept.counts, counts)
+        self._telemetry.counts_checked(equal=verdict.equal)
+        if not verdict.equal:
             logger.error("counts that were kept were wrong", extra={"campaignId": campaign_id})
-        kept = replace(
-            kept,
-            counts=counts,
-            stamp=look.stamp,
-            touched=touched,
-            made=look.instant.time,
-        )
+        kept = replace(kept, counts=counts, stamp=look.stamp, touched=touched, made=look.instant.time)
         await self._keep(campaign_id, code_type, kept, look)
-        return kept_counts(document), counts
+        return verdict
+
+    async def _by_document(self, campaign_id: str, code_type: CodeType, cut_off: datetime) -> Counts:
+        """Count by reading every document of the campaign, in the order of ``_id``."""
+        first, last = ({"campaign_id": campaign_id, "code": bound} for bound in ("", MaxKey()))
+        conditions = {
+            "assigned": {"$gt": ["$date.assigned", None]},
+            "reserved": {"$and": [{"$lte": ["$date.assigned", None]}, {"$gt": ["$date.reserved", cut_off]}]},
+            "unassigned": {"$lte": ["$date.assigned", None]},
+        }
+        sums = {name: {"$sum": {"$cond": [condition, 1, 0]}} for name, condition in conditions.items()}
+        command = {
+            "aggregate": COLLECTION,
+            "pipeline": [
+                {"$match": {"_id": {"$gte": first, "$lt": last}, "type": code_type.value}},
+                {"$group": {"_id": None, **sums}},
+            ],
+            "hint": {"_id": 1},
+            "cursor": {},
+        }
+        batch = (await self._mongo.database.command(command))["cursor"]["firstBatch"]
+        if not batch:
+            return Counts(0, 0, 0)
+        return _counts(batch[0]["unassigned"], batch[0]["reserved"], batch[0]["assigned"])
 
     async def _by_index(
         self, campaign_id: str, code_type: CodeType, cut_off: datetime, instant: Timestamp | None
@@ -330,11 +371,6 @@ class Counting:
         reply = await self._mongo.database.command(command, session=session)
         batch = reply["cursor"]["firstBatch"]
         return int(batch[0]["n"]) if batch else 0
-
-
-def kept_counts(document: Mapping[str, Any]) -> Counts:
-    """Return the counts of what was kept."""
-    return Kept.read(document).counts
 
 
 def _unassigned(campaign_id: str, code_type: CodeType) -> dict[str, Any]:

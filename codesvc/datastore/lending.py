@@ -316,13 +316,16 @@ class _Lender:
         deadline = max(order.deadline for order in orders)
         async with self._motion.writing(self._campaign_id):
             await self._motion.stop_lending(self._campaign_id, self._type.value)
-            while _unfilled(orders):
+            while True:
                 campaign = await self._campaigns.read(self._campaign_id)
-                if self._lent_by_others(campaign):
+                try:
+                    await self._hold_in_transaction(orders, campaign, deadline)
+                except _UnprovenError:
                     await self._stop_others(deadline)
-                elif await self._hold_in_transaction(orders, campaign, deadline):
-                    return
-            await self._look_for_plenty(orders[0].request.cut_off)
+                else:
+                    break
+            if not _unfilled(orders):
+                await self._look_for_plenty(orders[0].request.cut_off)
 
     def _lent_by_others(self, campaign: Campaign) -> bool:
         return campaign.is_lent(self._type.value, but=self._campaigns.process)
@@ -330,10 +333,12 @@ class _Lender:
     async def _stop_others(self, deadline: float) -> None:
         """Let every other process know that the type is scarce, and wait until each has said that it has stopped."""
         name = self._type.value
-        await self._campaigns.set_scarce(self._campaign_id, name, scarce=True)
         while time.monotonic() < deadline:
-            if not self._lent_by_others(await self._campaigns.read(self._campaign_id)):
+            campaign = await self._campaigns.read(self._campaign_id)
+            if not self._lent_by_others(campaign):
                 return
+            if name not in campaign.scarce:
+                await self._campaigns.set_scarce(self._campaign_id, name, scarce=True)
             await asyncio.sleep(_POLL_SECONDS)
         raise DatabaseUnavailableError(_TOO_LATE)
 
@@ -352,19 +357,21 @@ class _Lender:
 
     async def _hold_in_transaction(
         self, orders: Sequence[_Order], campaign: Campaign, deadline: float
-    ) -> bool:
-        """Hold what is missing; True if there is nothing more, which ``campaign`` from before has to prove."""
+    ) -> None:
+        """Hold what is missing, or all that is left, which the campaign from before and after has to prove."""
         pause = _FIRST_PAUSE
         while time.monotonic() < deadline:
             try:
-                return await self._try_in_transaction(orders, campaign, deadline)
+                await self._try_in_transaction(orders, campaign, deadline)
             except _InTheWayError:
                 # Another process, or an assign of just these codes.
                 await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
                 pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                return
         raise DatabaseUnavailableError(_TOO_LATE)
 
-    async def _try_in_transaction(self, orders: Sequence[_Order], before: Campaign, deadline: float) -> bool:
+    async def _try_in_transaction(self, orders: Sequence[_Order], before: Campaign, deadline: float) -> None:
         missing = sum(order.missing for order in orders)
         shares: list[_Share] = []
         try:
@@ -372,10 +379,11 @@ class _Lender:
                 found = await self._candidates.find(missing, orders[0].request.cut_off, session)
                 if len(found) < missing:
                     after = await self._campaigns.read(self._campaign_id)
-                    if self._lent_by_others(after) or after.lending != before.lending:
+                    quiet = not any(map(self._lent_by_others, (before, after)))
+                    if not quiet or after.lending != before.lending:
                         # What was not found may be held for a moment only. Nothing is held here: the others would
                         # miss it in turn.
-                        return False
+                        raise _UnprovenError
                 if found:
                     shares = list(_Dealer(orders).deal(found))
                     if await self._hold_all(shares, session) != len(found):
@@ -387,7 +395,6 @@ class _Lender:
             raise
         for share in shares:
             share.order.held += share.candidates
-        return len(found) < missing
 
     # What both ways are made of.
 
@@ -439,6 +446,10 @@ class _StandaloneLender(_Lender):
                     await self._hold([_Share(order, found)])
                     self._candidates.done(found)
                 order.finish()
+
+
+class _UnprovenError(Exception):
+    """There may be more codes than were found; nothing is held."""
 
 
 class _InTheWayError(Exception):

@@ -28,10 +28,10 @@ from codesvc.datastore.client import Mongo
 
 logger = logging.getLogger(__name__)
 
-_TEND_SECONDS: Final = 0.5
+_TEND_SECONDS: Final = 0.25
 _QUIET_SECONDS: Final = 2.0
 _RENEWAL_SECONDS: Final = 20.0
-_LENDING_RENEWAL_SECONDS: Final = 1.0
+_LENDING_RENEWAL_SECONDS: Final = 0.5
 # How long an entry is stood on without renewal; a server lets no operation of codesvc run for more than 28 s.
 _GOOD_SECONDS: Final = 60.0
 _LENDING_GOOD_SECONDS: Final = 5.0
@@ -182,6 +182,8 @@ class Motion:
         often = bool(mark.lends or mark.scarce)
         if age >= (_LENDING_RENEWAL_SECONDS if often else _RENEWAL_SECONDS) and not mark.lock.locked():
             await self._renew(campaign_id, mark)
+            if mark.wanted != mark.lends:
+                await self._renew(campaign_id, mark)  # somebody waits for that
 
     async def _renew(self, campaign_id: str, mark: Mark) -> None:
         async with mark.lock:
