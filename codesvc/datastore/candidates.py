@@ -41,7 +41,12 @@ class Candidate:
 
 
 class Candidates:
-    """The candidates of one campaign and type; raises what the driver raises."""
+    """The candidates of one campaign and type; raises what the driver raises.
+
+    Attributes:
+        never_held: selects the codes that were never held.
+
+    """
 
     def __init__(self, codes: AsyncCollection, campaign_id: str, code_type: CodeType) -> None:
         self._codes = codes
@@ -50,6 +55,7 @@ class Candidates:
             "type": code_type.value,
             "date.assigned": ABSENT,
         }
+        self.never_held = self._unassigned | {"date.reserved": ABSENT}
         self._found: deque[Candidate] = deque()
         self._out: set[str] = set()
         self._read = float("-inf")
@@ -98,11 +104,10 @@ class Candidates:
         self, point: str, count: int, cut_off: datetime, session: AsyncSession | None
     ) -> list[Candidate]:
         """Go once round the stock: never-held codes from ``point`` on, and from the first to it, then ended holds."""
-        never_held = self._unassigned | {"date.reserved": ABSENT}
         found: list[Candidate] = []
         for beyond in ({"$gt": point}, {"$lte": point}) if point else ({"$gt": point},):
             if len(found) < count:
-                query = never_held | {"_id.code": beyond}
+                query = self.never_held | {"_id.code": beyond}
                 found += await self._read_some(query, count - len(found), session, held=False)
         if len(found) < count:
             moment = await self._random_moment(cut_off, session)
@@ -123,7 +128,7 @@ class Candidates:
         ]
 
     async def _random_code(self, session: AsyncSession | None) -> str:
-        query = self._unassigned | {"date.reserved": ABSENT}
+        query = self.never_held
         first = await self._edge(query, 1, session)
         last = None if first is None else await self._edge(query, -1, session)
         if first is None or last is None:

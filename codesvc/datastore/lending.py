@@ -40,8 +40,8 @@ from codesvc.models import CodeType
 
 CODES_PER_STATEMENT: Final = 1_000
 # Codes that are held by one command, and commands of one lender that are under way at once.
-_CODES_PER_COMMAND: Final = 2_500
-_WORKERS: Final = 2
+_CODES_PER_COMMAND: Final = 1_250
+_WORKERS: Final = 3
 # A statement takes 450 KB at the most (codes of 256 bytes in a campaign of 128), a command 16 MB.
 _STATEMENTS_PER_COMMAND: Final = 32
 # Callers are served together while they want so many codes at the most; one who wants more is served alone.
@@ -414,7 +414,12 @@ class _Lender:
         """Yield statements that hold the candidates that are still available."""
         change = {"$set": {"reserveId": request.reserve_id, "date.reserved": request.now}}
         still = {"date.assigned": None, "date.reserved": {"$not": {"$gt": request.cut_off}}}
-        for chosen in self._chosen(candidates):
+        fresh = [one.code for one in candidates if not one.held]
+        for start in range(0, len(fresh), CODES_PER_STATEMENT):
+            # By the index that the change goes through in any case: so nothing is fetched of what others have taken.
+            codes = {"_id.code": {"$in": fresh[start : start + CODES_PER_STATEMENT]}}
+            yield {"q": self._candidates.never_held | codes, "u": change, "multi": True}
+        for chosen in self._chosen([one for one in candidates if one.held]):
             yield {"q": chosen | {"type": self._type.value} | still, "u": change, "multi": True}
 
     def _chosen(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:

@@ -145,3 +145,28 @@ async def test_assign_and_release_of_the_same_hold(rig: Rig, documents: Document
     after = stored(documents)
     assert sum("reserveId" not in one for one in after.values()) == released.updated
     assert all("assigned" in one["date"] for one in after.values())
+
+
+async def test_a_release_that_comes_late_ends_the_hold_of_another(rig: Rig, documents: Documents) -> None:
+    await rig.upload(["A"])
+    await rig.reserve(1)
+    rig.clock.now += TTL
+    # Nobody else holds it: there is nothing to release.
+    assert await rig.inventory.release(CAMPAIGN, ["A"]) == ChangeCounts(1, 0)
+    other = await rig.inventory.reserve(CAMPAIGN, CodeType.TM, 1)
+    assert [one.code for one in other.codes] == ["A"]
+    assert await rig.inventory.release(CAMPAIGN, ["A"]) == ChangeCounts(1, 1)
+    assert stored(documents, reserveId=other.reserve_id) == {}
+    assert await rig.reserve(1) == ["A"]
+
+
+async def test_an_assign_that_comes_late_takes_the_code_of_another(rig: Rig, documents: Documents) -> None:
+    await rig.upload(["A"])
+    await rig.reserve(1)
+    rig.clock.now += TTL
+    other = await rig.inventory.reserve(CAMPAIGN, CodeType.TM, 1)
+    assert await rig.inventory.assign(CAMPAIGN, ["A"]) == ChangeCounts(1, 1)
+    assert await rig.inventory.assign(CAMPAIGN, ["A"]) == ChangeCounts(1, 0)
+    assert await rig.inventory.release(CAMPAIGN, ["A"]) == ChangeCounts(1, 0)
+    # Whose it was last is still told.
+    assert stored(documents)["A"]["reserveId"] == other.reserve_id

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from codesvc.local.codefile import write_codes
 from codesvc.local.process import free_port
 from codesvc.settings import Settings
 
-COMMANDS = ("serve", "dev", "ingest", "token", "indexes", "openapi")
+COMMANDS = ("serve", "dev", "ingest", "token", "indexes", "verify", "openapi")
 SECRET = "a secret of thirty-two bytes or more"
 
 HAZARDS = "".join(
@@ -165,10 +166,12 @@ def test_indexes(service: dict[str, str], mongo: MongoClient[dict[str, Any]]) ->
     first, second = run("indexes", **service), run("indexes", **service)
     assert (first.returncode, first.stderr) == (0, "")
     assert second.stdout == first.stdout
-    found = mongo[service["CODESVC_MONGO_DATABASE"]]["codes"].index_information()
-    names = first.stdout.split()
-    assert names
-    assert set(names) <= set(found)
+    database = mongo[service["CODESVC_MONGO_DATABASE"]]
+    found = {
+        name for collection in ("codes", "campaigns") for name in database[collection].index_information()
+    }
+    assert set(first.stdout.split()) == found - {"_id_"}
+    assert run("indexes", "--drop-obsolete", **service).stdout == first.stdout
 
 
 def test_a_database_that_does_not_answer_is_1() -> None:
@@ -312,3 +315,28 @@ def test_ingest_without_a_database_is_1(tmp_path: Path) -> None:
     )
     assert (told.returncode, told.stdout) == (1, "")
     assert is_one_line(told.stderr)
+
+
+def test_verify(service: dict[str, str], tmp_path: Path, mongo: MongoClient[dict[str, Any]]) -> None:
+    assert run("verify", **service).stdout == "0 verified, 0 wrong\n"
+    collection = mongo[service["CODESVC_MONGO_DATABASE"]]["codes"]
+    collection.insert_many(
+        [{"_id": {"campaign_id": "c", "code": str(code)}, "type": "tm"} for code in range(3)]
+    )
+    kept = {"available": 3, "reserved": 0, "assigned": 0, "made": 0, "stamp": ""}
+    kept |= dict.fromkeys(("cutOff", "touched"), datetime.now(UTC))
+    campaigns = mongo[service["CODESVC_MONGO_DATABASE"]]["campaigns"]
+    campaigns.insert_one({"_id": "c", "version": None, "counts": {"tm": kept}})
+    right = run("verify", **service)
+    assert (right.returncode, right.stdout) == (
+        0,
+        "right  c  tm  available 3, reserved 0, assigned 0\n1 verified, 0 wrong\n",
+    )
+    campaigns.update_one({"_id": "c"}, {"$inc": {"counts.tm.available": 1_000}})
+    wrong = run("verify", **service)
+    assert wrong.returncode == 1
+    assert wrong.stdout.splitlines() == [
+        "WRONG  c  tm  available 3, reserved 0, assigned 0; kept was available 1,003, reserved 0, assigned 0",
+        "1 verified, 1 wrong (replaced)",
+    ]
+    assert run("verify", **service).returncode == 0
