@@ -197,6 +197,9 @@ class _Lender:
                 await self._lend_the_last(left)
         for order in orders:
             order.finish()
+        if gone := [order for order in orders if order.result.cancelled() and order.held]:
+            async with self._motion.writing(self._campaign_id):
+                await self._give_back(gone)
 
     # Where there are plenty.
 
@@ -276,12 +279,11 @@ class _Lender:
 
     async def _read_back(self, shares: Sequence["_Share"]) -> set[str]:
         """Tell which codes are held for their orders."""
+        ours = {"reserveId": {"$in": [share.order.request.reserve_id for share in shares]}}
         found: set[str] = set()
-        for share in shares:
-            for chosen in self._chosen(share.candidates):
-                query = chosen | {"reserveId": share.order.request.reserve_id}
-                cursor = self._mongo.codes.find(query, {"_id": 1})
-                found.update([one["_id"]["code"] for one in await cursor.to_list(CODES_PER_STATEMENT)])
+        for chosen in self._chosen([one for share in shares for one in share.candidates]):
+            cursor = self._mongo.codes.find(chosen | ours, {"_id": 1})
+            found.update([one["_id"]["code"] for one in await cursor.to_list(CODES_PER_STATEMENT)])
         return found
 
     async def _give_back(self, orders: Iterable[_Order]) -> None:

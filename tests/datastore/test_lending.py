@@ -159,6 +159,21 @@ async def test_a_caller_who_goes_away_takes_nobody_along(rigs: Rigs, documents: 
     assert [len(one) if isinstance(one, list) else 0 for one in replies] == [0, 5] * 5
 
 
+async def test_what_is_held_for_a_caller_who_has_gone_is_given_back(rigs: Rigs, documents: Documents) -> None:
+    rig = await rigs()
+    documents.insert_many([document(code) for code in numbered(10_000)])
+    caller = asyncio.create_task(rig.reserve(5_000))
+    await asyncio.sleep(0.05)
+    caller.cancel()
+    held = {"date.reserved": {"$exists": True}}
+    for _ in range(200):
+        await asyncio.sleep(0.02)
+        if documents.count_documents(held) == 0:
+            break
+    assert documents.count_documents(held) == 0
+    assert len(await rig.reserve(10_000)) == 10_000
+
+
 async def test_ended_holds_are_lent_after_never_held_codes(rigs: Rigs, documents: Documents) -> None:
     rig, commands = await watched(rigs)
     documents.insert_many(
