@@ -88,12 +88,11 @@ async def test_no_document_is_examined(
             await rig.inventory.count_status(CAMPAIGN, CodeType.TM, status)
         rig.clock.now += TTL
         assert await rig.inventory.count(CAMPAIGN, CodeType.TM) == Counts(16, 0, 5)
-    assert {one["command"].get("aggregate") for one in commands} == {"codes"}
     assert {one["docsExamined"] for one in commands} == {0}
     # Nor more keys than there are codes, but for a seek at the end of each range.
-    counts = [one for one in commands if "$match" in one["command"]["pipeline"][0]]
+    counts = [one for one in commands if "$match" in one["command"].get("pipeline", [{}])[0]]
     assert {one["planSummary"].split()[0] for one in counts} <= {"IXSCAN", "COUNT_SCAN"}
-    assert len(counts) == 4
+    assert len(counts) == 5
     assert all(one["keysExamined"] <= 16 + 3 for one in counts)
 
 
