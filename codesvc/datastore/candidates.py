@@ -10,9 +10,8 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from codesvc.datastore.client import AsyncCollection, AsyncSession
 from codesvc.datastore.indexes import BY_STATUS, INDEXES
@@ -31,9 +30,11 @@ _MOST_AHEAD: Final = 1_000
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A code that was available when it was read; ``held`` tells whether it had been held before."""
+class Candidate(NamedTuple):
+    """A code that was available when it was read; ``held`` tells whether it had been held before.
+
+    A tuple, since ten thousand of them are made for one request, each in a third of the time of a frozen dataclass.
+    """
 
     code: str
     saved: datetime
@@ -123,9 +124,14 @@ class Candidates:
         cursor = self._codes.find(
             query, {"date.saved": 1}, limit=count, batch_size=count + 1, session=session
         )
-        return [
-            Candidate(one["_id"]["code"], one["date"]["saved"], held) for one in await cursor.to_list(count)
-        ]
+        found: list[Candidate] = []
+        known: Any = None
+        for one in await cursor.to_list(count):
+            saved = one["date"]["saved"]
+            # Neighbours often came with one upload. One object for one instant: it is told by identity further on.
+            known = known if saved == known else saved
+            found.append(Candidate(one["_id"]["code"], known, held))
+        return found
 
     async def _random_code(self, session: AsyncSession | None) -> str:
         query = self.never_held

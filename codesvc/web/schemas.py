@@ -337,13 +337,14 @@ def upload_reply(report: UploadReport) -> dict[str, Any]:
 
 def reserve_reply(reservation: Reservation) -> dict[str, Any]:
     """Return the members of ReserveReply."""
-    # A reservation's codes share few instants: each is written once.
-    dates: dict[datetime, str] = {}
+    # A reservation's codes share few instants, and neighbours share the objects: to hash a datetime costs more than to
+    # write it into the reply.
+    dates: dict[int, str] = {}
 
     def text(instant: datetime) -> str:
-        known = dates.get(instant)
+        known = dates.get(id(instant))
         if known is None:
-            known = dates[instant] = rfc3339(instant)
+            known = dates[id(instant)] = rfc3339(instant)
         return known
 
     return {
