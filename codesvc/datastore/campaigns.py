@@ -32,7 +32,7 @@ from codesvc.datastore.client import COLLECTION, Mongo
 EXPIRY_SECONDS: Final = 300
 """A process that has not renewed its entry for so long is gone; it writes nothing without having renewed it lately."""
 
-LENDING_EXPIRY_SECONDS: Final = 20
+LENDING_EXPIRY_SECONDS: Final = 12
 """Likewise for what it lends without transactions, which it renews more often."""
 
 _NAMESPACE_NOT_FOUND: Final = 26
@@ -176,9 +176,15 @@ class Campaigns:
         return None if found is None else frozenset(found.get("scarce", ()))
 
     async def leave(self, campaign_id: str) -> None:
-        """Be no longer one of the writers; those that are gone leave as well."""
+        """Be no longer one of the writers."""
         await self._mongo.campaigns.update_one(
             {"_id": campaign_id}, [{"$set": {"touched": "$$NOW", "writers": _others(self.process)}}]
+        )
+
+    async def sweep(self, campaign_id: str) -> None:
+        """Take those from the writers who are gone without having said so."""
+        await self._mongo.campaigns.update_one(
+            {"_id": campaign_id}, [{"$set": {"touched": "$$NOW", "writers": _others("")}}]
         )
 
     async def set_scarce(self, campaign_id: str, code_type: str, *, scarce: bool) -> None:

@@ -63,6 +63,7 @@ class Candidates:
         self._ahead = _FIRST_AHEAD
         self._position: str | None = None
         self._reading = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def take(self, count: int, cut_off: datetime) -> list[Candidate]:
         """Hand out ``count`` candidates that nobody in this process has, or fewer where there are no more.
@@ -86,6 +87,18 @@ class Candidates:
     def done(self, taken: Sequence[Candidate]) -> None:
         """Take back what was handed out, whatever became of it."""
         self._out.difference_update(one.code for one in taken)
+
+    def forget_later(self) -> None:
+        """Give the memory of what was read ahead free once it is too old to be used."""
+        if self._found and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_FRESH_SECONDS + 0.1, self._forget)
+
+    def _forget(self) -> None:
+        self._timer = None
+        if time.monotonic() - self._read > _FRESH_SECONDS:
+            self._found.clear()
+        else:
+            self.forget_later()
 
     async def find(self, count: int, cut_off: datetime, session: AsyncSession) -> list[Candidate]:
         """Find candidates within a transaction, from random points on, past all that was read ahead."""

@@ -22,9 +22,11 @@ from codesvc.datastore.campaigns import Campaigns
 from codesvc.datastore.client import Mongo
 from codesvc.datastore.counting import Counting, Keeping, Verdict, status_query
 from codesvc.datastore.failures import translated
+from codesvc.datastore.holds import chosen
 from codesvc.datastore.indexes import ensure_indexes
-from codesvc.datastore.lending import Lending, Request, chosen
+from codesvc.datastore.lending import Lending
 from codesvc.datastore.motion import Motion
+from codesvc.datastore.orders import Request
 from codesvc.datastore.telemetry import Telemetry
 from codesvc.datastore.wire import COMMAND_OVERHEAD, Wire, raw_encoding_works
 from codesvc.datastore.writers import BatchWriter, InsertFirstWriter, UpsertWriter

@@ -269,7 +269,7 @@ class Counting:
         if look is None:
             return Counts(0, 0, 0)
         if look.campaign.deserted:
-            await self._campaigns.leave(campaign_id)
+            await self._campaigns.sweep(campaign_id)
         touched = (await self._campaigns.activity())[1]
         counts = await self._by_index(campaign_id, code_type, cut_off, look.instant)
         if not look.campaign.writers and sum(_each(counts)) >= self._keeping.keep_from:

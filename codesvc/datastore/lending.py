@@ -21,29 +21,27 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import pymongo
-from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
+from pymongo.errors import PyMongoError, WriteConcernError
 
 from codesvc.datastore.campaigns import Campaign, Campaigns
 from codesvc.datastore.candidates import Candidate, Candidates
-from codesvc.datastore.client import COLLECTION, AsyncSession, Mongo, transaction
+from codesvc.datastore.client import AsyncSession, Mongo, transaction
 from codesvc.datastore.failures import may_be_sent_again, translated
+from codesvc.datastore.holds import Holds
 from codesvc.datastore.motion import Motion
+from codesvc.datastore.orders import Dealer, Order, Request, Share, missing, unfilled
 from codesvc.errors import DatabaseUnavailableError
 from codesvc.models import CodeType
 
-CODES_PER_STATEMENT: Final = 1_000
 # Codes that are held by one command, and commands of one lender that are under way at once.
 _CODES_PER_COMMAND: Final = 1_250
 _WORKERS: Final = 3
-# A statement takes 450 KB at the most (codes of 256 bytes in a campaign of 128), a command 16 MB.
-_STATEMENTS_PER_COMMAND: Final = 32
 # Callers are served together while they want so many codes at the most; one who wants more is served alone.
 _CODES_TOGETHER: Final = 1_000
 
@@ -57,40 +55,6 @@ _REMEMBERED_LENDERS: Final = 10_000
 _TRANSIENT: Final = "TransientTransactionError"
 _UNKNOWN_COMMIT: Final = "UnknownTransactionCommitResult"
 _TOO_LATE: Final = "The database did not settle a reservation in time."
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a caller wants: ``count`` codes held from ``now`` on; a hold is live while it began after ``cut_off``."""
-
-    campaign_id: str
-    code_type: CodeType
-    count: int
-    reserve_id: str
-    now: datetime
-    cut_off: datetime
-
-
-@dataclass(slots=True)
-class _Order:
-    """A caller who waits, and what is held for it so far."""
-
-    request: Request
-    result: "asyncio.Future[list[Candidate]]"
-    deadline: float
-    held: list[Candidate] = field(default_factory=list)
-
-    @property
-    def missing(self) -> int:
-        return self.request.count - len(self.held)
-
-    def finish(self) -> None:
-        if not self.result.done():
-            self.result.set_result(self.held)
-
-    def fail(self, error: BaseException) -> None:
-        if not self.result.done():
-            self.result.set_exception(error)
 
 
 class Lending:
@@ -134,7 +98,8 @@ class _Lender:
         self._campaign_id = campaign_id
         self._type = code_type
         self._candidates = Candidates(mongo.codes, campaign_id, code_type)
-        self._waiting: deque[_Order] = deque()
+        self._holds = Holds(mongo, self._candidates, campaign_id, code_type)
+        self._waiting: deque[Order] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
         self._scarce = False
@@ -151,7 +116,7 @@ class _Lender:
     async def serve(self, request: Request) -> list[Candidate]:
         """Hold codes for one caller."""
         loop = asyncio.get_running_loop()
-        order = _Order(request, loop.create_future(), time.monotonic() + self._mongo.timeout)
+        order = Order(request, loop.create_future(), time.monotonic() + self._mongo.timeout)
         self._waiting.append(order)
         if len(self._workers) < _WORKERS:
             worker = asyncio.create_task(self._work())
@@ -176,10 +141,11 @@ class _Lender:
                 for order in orders:
                     order.fail(DatabaseUnavailableError(_TOO_LATE))
                 raise error from None
+        self._candidates.forget_later()
 
-    def _next(self) -> list[_Order]:
+    def _next(self) -> list[Order]:
         """Take those who waited longest; who has gone away meanwhile is passed over."""
-        orders: list[_Order] = []
+        orders: list[Order] = []
         codes = 0
         while self._waiting and (not orders or codes + self._waiting[0].request.count <= _CODES_TOGETHER):
             order = self._waiting.popleft()
@@ -188,22 +154,22 @@ class _Lender:
                 codes += order.request.count
         return orders
 
-    async def _fill(self, orders: Sequence[_Order]) -> None:
+    async def _fill(self, orders: Sequence[Order]) -> None:
         if orders and not self._scarce:
             await self._lend_freely(orders)
-        left = _unfilled(orders)
+        left = unfilled(orders)
         if left:
             async with self._alone(left):
                 await self._lend_the_last(left)
         for order in orders:
             order.finish()
-        if gone := [order for order in orders if order.result.cancelled() and order.held]:
+        if gone := [order for order in orders if order.deserted]:
             async with self._motion.writing(self._campaign_id):
                 await self._give_back(gone)
 
     # Where there are plenty.
 
-    async def _lend_freely(self, orders: Sequence[_Order]) -> None:
+    async def _lend_freely(self, orders: Sequence[Order]) -> None:
         """Hold codes without a transaction; an order that is not filled afterwards holds nothing."""
         self._freely += 1
         self._nobody_freely.clear()
@@ -218,29 +184,29 @@ class _Lender:
                     for order in orders:
                         if not order.missing:
                             order.finish()
-                    if not _unfilled(orders):
+                    if not unfilled(orders):
                         return
-                await self._give_back(_unfilled(orders))
+                await self._give_back(unfilled(orders))
         finally:
             self._freely -= 1
             if not self._freely:
                 self._nobody_freely.set()
 
-    async def _hold_some(self, orders: Sequence[_Order]) -> bool:
+    async def _hold_some(self, orders: Sequence[Order]) -> bool:
         """Hold candidates for what is missing; False where there are too few."""
         commands: list[asyncio.Task[None]] = []
-        missing = sum(order.missing for order in orders)
-        dealer = _Dealer(orders)
+        wanted = missing(orders)
+        dealer = Dealer(orders)
         limit = asyncio.Semaphore(_WORKERS)
         taken: list[Candidate] = []
         try:
-            while missing > 0:
-                wanted = min(missing, _CODES_PER_COMMAND)
-                found = await self._candidates.take(wanted, orders[0].request.cut_off)
+            while wanted > 0:
+                some = min(wanted, _CODES_PER_COMMAND)
+                found = await self._candidates.take(some, orders[0].request.cut_off)
                 taken += found
-                if len(found) < wanted:
+                if len(found) < some:
                     return False
-                missing -= wanted
+                wanted -= some
                 part = list(dealer.deal(found))
                 # The next candidates are read while these are being held.
                 await limit.acquire()
@@ -255,51 +221,36 @@ class _Lender:
                 if isinstance(outcome, BaseException):
                     raise outcome
 
-    async def _hold(self, shares: Sequence["_Share"]) -> None:
+    async def _hold(self, shares: Sequence[Share]) -> None:
         """Hold codes in one command, and add those that are held to their orders."""
         wanted = sum(len(share.candidates) for share in shares)
         try:
-            held = await self._hold_all(shares)
+            held = await self._holds.hold(shares)
         except PyMongoError as error:
             if not may_be_sent_again(error) and not isinstance(error, WriteConcernError):
                 raise
             held = None  # it may have been carried out, or not, or in part, or not lastingly
         if held == wanted:
             for share in shares:
-                share.order.held += share.candidates
+                share.held()
             return
         if held is None:
             await asyncio.sleep(_FIRST_PAUSE)
-        found = await self._read_back(shares)
+        found = await self._holds.read_back(shares)
         for share in shares:
             share.order.held += [one for one in share.candidates if one.code in found]
         if held is None:
             # Once a later write is acknowledged by a majority, so is what was read.
             await self._motion.confirm(self._campaign_id)
 
-    async def _read_back(self, shares: Sequence["_Share"]) -> set[str]:
-        """Tell which codes are held for their orders."""
-        ours = {"reserveId": {"$in": [share.order.request.reserve_id for share in shares]}}
-        found: set[str] = set()
-        for chosen in self._chosen([one for share in shares for one in share.candidates]):
-            cursor = self._mongo.codes.find(chosen | ours, {"_id": 1})
-            found.update([one["_id"]["code"] for one in await cursor.to_list(CODES_PER_STATEMENT)])
-        return found
-
-    async def _give_back(self, orders: Iterable[_Order]) -> None:
+    async def _give_back(self, orders: Iterable[Order]) -> None:
         for order in orders:
-            if order.held:
-                mine = {"reserveId": order.request.reserve_id, "date.assigned": None}
-                change = {"$unset": {"date.reserved": "", "reserveId": ""}}
-                await self._update(
-                    [{"q": chosen | mine, "u": change, "multi": True} for chosen in self._chosen(order.held)]
-                )
-                order.held = []
+            await self._holds.give_back(order)
 
     # Where they may run out.
 
     @asynccontextmanager
-    async def _alone(self, orders: Sequence[_Order]) -> AsyncIterator[None]:
+    async def _alone(self, orders: Sequence[Order]) -> AsyncIterator[None]:
         """Wait until nobody else in this process lends these codes."""
         try:
             async with asyncio.timeout(max(0.0, min(order.deadline for order in orders) - time.monotonic())):
@@ -313,7 +264,7 @@ class _Lender:
         finally:
             self._turn.release()
 
-    async def _lend_the_last(self, orders: Sequence[_Order]) -> None:
+    async def _lend_the_last(self, orders: Sequence[Order]) -> None:
         """Hold codes in transactions; what is missing afterwards is not there."""
         deadline = max(order.deadline for order in orders)
         async with self._motion.writing(self._campaign_id):
@@ -326,7 +277,7 @@ class _Lender:
                     await self._stop_others(deadline)
                 else:
                     break
-            if not _unfilled(orders):
+            if not unfilled(orders):
                 await self._look_for_plenty(orders[0].request.cut_off)
 
     def _lent_by_others(self, campaign: Campaign) -> bool:
@@ -358,7 +309,7 @@ class _Lender:
             self._scarce = False
 
     async def _hold_in_transaction(
-        self, orders: Sequence[_Order], campaign: Campaign, deadline: float
+        self, orders: Sequence[Order], campaign: Campaign, deadline: float
     ) -> None:
         """Hold what is missing, or all that is left, which the campaign from before and after has to prove."""
         pause = _FIRST_PAUSE
@@ -373,13 +324,13 @@ class _Lender:
                 return
         raise DatabaseUnavailableError(_TOO_LATE)
 
-    async def _try_in_transaction(self, orders: Sequence[_Order], before: Campaign, deadline: float) -> None:
-        missing = sum(order.missing for order in orders)
-        shares: list[_Share] = []
+    async def _try_in_transaction(self, orders: Sequence[Order], before: Campaign, deadline: float) -> None:
+        wanted = missing(orders)
+        shares: list[Share] = []
         try:
             async with transaction(self._mongo) as session:
-                found = await self._candidates.find(missing, orders[0].request.cut_off, session)
-                if len(found) < missing:
+                found = await self._candidates.find(wanted, orders[0].request.cut_off, session)
+                if len(found) < wanted:
                     after = await self._campaigns.read(self._campaign_id)
                     quiet = not any(map(self._lent_by_others, (before, after)))
                     if not quiet or after.lending != before.lending:
@@ -387,8 +338,8 @@ class _Lender:
                         # miss it in turn.
                         raise _UnprovenError
                 if found:
-                    shares = list(_Dealer(orders).deal(found))
-                    if await self._hold_all(shares, session) != len(found):
+                    shares = list(Dealer(orders).deal(found))
+                    if await self._holds.hold(shares, session) != len(found):
                         raise _InTheWayError
                     await _commit(session, deadline)
         except PyMongoError as error:
@@ -396,61 +347,20 @@ class _Lender:
                 raise _InTheWayError from error
             raise
         for share in shares:
-            share.order.held += share.candidates
-
-    # What both ways are made of.
-
-    async def _hold_all(self, shares: Sequence["_Share"], session: AsyncSession | None = None) -> int:
-        """Hold each candidate that is still available for its order; return how many are held now."""
-        held = 0
-        statements: list[dict[str, Any]] = []
-        for share in shares:
-            for statement in self._holds(share.order.request, share.candidates):
-                statements.append(statement)
-                if len(statements) == _STATEMENTS_PER_COMMAND:
-                    held += await self._update(statements, session)
-                    statements = []
-        return held + await self._update(statements, session) if statements else held
-
-    def _holds(self, request: Request, candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
-        """Yield statements that hold the candidates that are still available."""
-        change = {"$set": {"reserveId": request.reserve_id, "date.reserved": request.now}}
-        still = {"date.assigned": None, "date.reserved": {"$not": {"$gt": request.cut_off}}}
-        fresh = [one.code for one in candidates if not one.held]
-        for start in range(0, len(fresh), CODES_PER_STATEMENT):
-            # By the index that the change goes through in any case: so nothing is fetched of what others have taken.
-            codes = {"_id.code": {"$in": fresh[start : start + CODES_PER_STATEMENT]}}
-            yield {"q": self._candidates.never_held | codes, "u": change, "multi": True}
-        for chosen in self._chosen([one for one in candidates if one.held]):
-            yield {"q": chosen | {"type": self._type.value} | still, "u": change, "multi": True}
-
-    def _chosen(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
-        return chosen(self._campaign_id, [one.code for one in candidates])
-
-    async def _update(self, statements: Sequence[dict[str, Any]], session: AsyncSession | None = None) -> int:
-        """Run update statements; return how many documents they changed."""
-        command: dict[str, Any] = {"update": COLLECTION, "updates": list(statements), "ordered": False}
-        if session is None:
-            command["writeConcern"] = self._mongo.write_concern.document
-        reply = await self._mongo.database.command(command, session=session)
-        if (unmet := reply.get("writeConcernError")) is not None:
-            raise WriteConcernError("", unmet.get("code"), unmet)
-        if failed := reply.get("writeErrors"):
-            raise OperationFailure("", failed[0].get("code"), failed[0])
-        return int(reply["nModified"])
+            share.held()
 
 
 class _StandaloneLender(_Lender):
     """Without transactions: one caller at a time."""
 
-    async def _fill(self, orders: Sequence[_Order]) -> None:
+    async def _fill(self, orders: Sequence[Order]) -> None:
         async with self._alone(orders):
             for order in orders:
                 while order.missing and await self._hold_some([order]):
                     pass
                 found = await self._candidates.take(order.missing, order.request.cut_off)
                 if found:
-                    await self._hold([_Share(order, found)])
+                    await self._hold([Share(order, found)])
                     self._candidates.done(found)
                 order.finish()
 
@@ -461,42 +371,6 @@ class _UnprovenError(Exception):
 
 class _InTheWayError(Exception):
     """Another writer was faster with a part of what was to be held; nothing is."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """Candidates that are to be held for an order."""
-
-    order: _Order
-    candidates: list[Candidate]
-
-
-class _Dealer:
-    """Deals candidates to orders, the first first, each up to what it misses; goes on where it ended."""
-
-    def __init__(self, orders: Sequence[_Order]) -> None:
-        self._missing = deque((order, order.missing) for order in orders if order.missing)
-
-    def deal(self, candidates: Sequence[Candidate]) -> Iterator[_Share]:
-        start = 0
-        while start < len(candidates):
-            order, missing = self._missing.popleft()
-            share = list(candidates[start : start + missing])
-            if len(share) < missing:
-                self._missing.appendleft((order, missing - len(share)))
-            yield _Share(order, share)
-            start += len(share)
-
-
-def chosen(campaign_id: str, codes: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield queries that together select the codes, each small enough for one statement."""
-    for start in range(0, len(codes), CODES_PER_STATEMENT):
-        some = codes[start : start + CODES_PER_STATEMENT]
-        yield {"_id": {"$in": [{"campaign_id": campaign_id, "code": code} for code in some]}}
-
-
-def _unfilled(orders: Iterable[_Order]) -> list[_Order]:
-    return [order for order in orders if order.missing]
 
 
 async def _commit(session: AsyncSession, deadline: float) -> None:

@@ -16,7 +16,7 @@ import contextlib
 import contextvars
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -32,9 +32,12 @@ _TEND_SECONDS: Final = 0.25
 _QUIET_SECONDS: Final = 2.0
 _RENEWAL_SECONDS: Final = 20.0
 _LENDING_RENEWAL_SECONDS: Final = 0.5
+# How long a process says that it lends without having done so.
+_LENDING_SECONDS: Final = 5.0
+_TENDED_AT_ONCE: Final = 8
 # How long an entry is stood on without renewal; a server lets no operation of codesvc run for more than 28 s.
 _GOOD_SECONDS: Final = 60.0
-_LENDING_GOOD_SECONDS: Final = 5.0
+_LENDING_GOOD_SECONDS: Final = 4.0
 # After a write without an answer, which the server may still carry out.
 _DOUBT_SECONDS: Final = 45.0
 _GOODBYE_SECONDS: Final = 1.0
@@ -53,6 +56,7 @@ class Mark:
         self.lends: frozenset[str] = frozenset()
         self.active = 0
         self.lending: dict[str, int] = {}
+        self.lent: dict[str, float] = {}
         self.used = time.monotonic()
         self.confirmed = float("-inf")
         self.doubt = float("-inf")
@@ -67,8 +71,14 @@ class Mark:
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The types that are still lent: not those that became scarce, once the last of them is done."""
-        return frozenset(one for one in self.lends if one not in self.scarce or self.lending.get(one))
+        """The types that are still lent: not those that became scarce or were not asked for lately."""
+        now = time.monotonic()
+        return frozenset(
+            one
+            for one in self.lends
+            if self.lending.get(one)
+            or (one not in self.scarce and now - self.lent.get(one, now) < _LENDING_SECONDS)
+        )
 
 
 class Motion:
@@ -107,6 +117,7 @@ class Motion:
             mark.active -= 1
             if lends is not None:
                 mark.lending[lends] -= 1
+                mark.lent[lends] = time.monotonic()
             mark.used = time.monotonic()
 
     async def stop_lending(self, campaign_id: str, code_type: str) -> None:
@@ -151,10 +162,11 @@ class Motion:
             if mark.good(lends):
                 return
             wanted = mark.wanted if lends is None or lends in mark.scarce else mark.wanted | {lends}
+            # Nobody lends from here on what the entry will not say any more, and nobody yet what it will say first.
+            mark.lends &= wanted
             asked = time.monotonic()
             mark.scarce = await self._campaigns.enter(campaign_id, wanted)
-            mark.lends = wanted
-            mark.confirmed = asked
+            mark.lends, mark.confirmed = wanted, asked
         if self._tending is None or self._tending.done():
             # In a context of its own: neither the time limit nor the span of this request is the task's.
             self._tending = asyncio.create_task(self._tend(), context=contextvars.Context())
@@ -166,13 +178,17 @@ class Motion:
     async def _tend(self) -> None:
         while self._marks:
             await asyncio.sleep(_TEND_SECONDS)
-            for campaign_id, mark in list(self._marks.items()):
-                try:
-                    with pymongo.timeout(self._mongo.timeout):
-                        await self._tend_one(campaign_id, mark)
-                except PyMongoError as error:
-                    # The next round tries again; nobody writes on an entry that was not renewed.
-                    logger.info("a campaign's entry was not renewed", extra={"reason": type(error).__name__})
+            marks = iter(list(self._marks.items()))
+            await asyncio.gather(*(self._tend_some(marks) for _ in range(_TENDED_AT_ONCE)))
+
+    async def _tend_some(self, marks: Iterator[tuple[str, Mark]]) -> None:
+        for campaign_id, mark in marks:
+            try:
+                with pymongo.timeout(self._mongo.timeout):
+                    await self._tend_one(campaign_id, mark)
+            except PyMongoError as error:
+                # The next round tries again; nobody writes on an entry that was not renewed.
+                logger.info("a campaign's entry was not renewed", extra={"reason": type(error).__name__})
 
     async def _tend_one(self, campaign_id: str, mark: Mark) -> None:
         if self._quiet(mark, _QUIET_SECONDS):
@@ -189,8 +205,9 @@ class Motion:
         async with mark.lock:
             if mark.confirmed == float("-inf"):
                 return  # whoever wants to write enters anew
-            asked = time.monotonic()
             wanted = mark.wanted
+            mark.lends &= wanted
+            asked = time.monotonic()
             scarce = await self._campaigns.renew(campaign_id, wanted)
             if scarce is None:
                 # Taken for gone: this process stood still for minutes. What it writes now counts as a new burst.

@@ -1,0 +1,96 @@
+"""The statements that hold codes for orders, read back what is held, and give it back."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from pymongo.errors import OperationFailure, WriteConcernError
+
+from codesvc.datastore.candidates import Candidate, Candidates
+from codesvc.datastore.client import COLLECTION, AsyncSession, Mongo
+from codesvc.datastore.orders import Order, Request, Share
+from codesvc.models import CodeType
+
+_CODES_PER_STATEMENT: Final = 1_000
+# A statement takes 450 KB at the most (codes of 256 bytes in a campaign of 128), a command 16 MB.
+_STATEMENTS_PER_COMMAND: Final = 32
+
+
+class Holds:
+    """Holds codes of one campaign and type, each on condition that it is still available.
+
+    Raises what the driver raises; WriteConcernError where something was written that a failover may undo.
+    """
+
+    def __init__(self, mongo: Mongo, candidates: Candidates, campaign_id: str, code_type: CodeType) -> None:
+        self._mongo = mongo
+        self._never_held = candidates.never_held
+        self._campaign_id = campaign_id
+        self._type = code_type
+
+    async def hold(self, shares: Sequence[Share], session: AsyncSession | None = None) -> int:
+        """Hold what is still available, each for its order; return how many codes are held by that."""
+        held = 0
+        statements: list[dict[str, Any]] = []
+        for share in shares:
+            for statement in self._statements(share.order.request, share.candidates):
+                statements.append(statement)
+                if len(statements) == _STATEMENTS_PER_COMMAND:
+                    held += await self._update(statements, session)
+                    statements = []
+        if statements:
+            held += await self._update(statements, session)
+        return held
+
+    async def read_back(self, shares: Sequence[Share]) -> set[str]:
+        """Tell which of the codes are held for one of the orders."""
+        ours = {"reserveId": {"$in": [share.order.request.reserve_id for share in shares]}}
+        found: set[str] = set()
+        for chosen in self._chosen([one for share in shares for one in share.candidates]):
+            cursor = self._mongo.codes.find(chosen | ours, {"_id": 1})
+            found.update([one["_id"]["code"] for one in await cursor.to_list(_CODES_PER_STATEMENT)])
+        return found
+
+    async def give_back(self, order: Order) -> None:
+        """Take the hold off all that is held for an order."""
+        mine = {"reserveId": order.request.reserve_id, "date.assigned": None}
+        change = {"$unset": {"date.reserved": "", "reserveId": ""}}
+        for chosen in self._chosen(order.held):
+            await self._update([{"q": chosen | mine, "u": change, "multi": True}])
+        order.held = []
+
+    def _statements(self, request: Request, candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
+        change = {"$set": {"reserveId": request.reserve_id, "date.reserved": request.now}}
+        still = {
+            "type": self._type.value,
+            "date.assigned": None,
+            "date.reserved": {"$not": {"$gt": request.cut_off}},
+        }
+        fresh = [one.code for one in candidates if not one.held]
+        for start in range(0, len(fresh), _CODES_PER_STATEMENT):
+            # By the index that the change goes through in any case: so nothing is fetched of what others have taken.
+            codes = {"_id.code": {"$in": fresh[start : start + _CODES_PER_STATEMENT]}}
+            yield {"q": self._never_held | codes, "u": change, "multi": True}
+        for chosen in self._chosen([one for one in candidates if one.held]):
+            yield {"q": chosen | still, "u": change, "multi": True}
+
+    def _chosen(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
+        return chosen(self._campaign_id, [one.code for one in candidates])
+
+    async def _update(self, statements: Sequence[dict[str, Any]], session: AsyncSession | None = None) -> int:
+        """Run update statements; return how many documents they changed."""
+        command: dict[str, Any] = {"update": COLLECTION, "updates": list(statements), "ordered": False}
+        if session is None:
+            command["writeConcern"] = self._mongo.write_concern.document
+        reply = await self._mongo.database.command(command, session=session)
+        if (unmet := reply.get("writeConcernError")) is not None:
+            raise WriteConcernError("", unmet.get("code"), unmet)
+        if failed := reply.get("writeErrors"):
+            raise OperationFailure("", failed[0].get("code"), failed[0])
+        return int(reply["nModified"])
+
+
+def chosen(campaign_id: str, codes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield queries that together select the codes, each small enough for one statement."""
+    for start in range(0, len(codes), _CODES_PER_STATEMENT):
+        some = codes[start : start + _CODES_PER_STATEMENT]
+        yield {"_id": {"$in": [{"campaign_id": campaign_id, "code": code} for code in some]}}
