@@ -21,7 +21,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -46,6 +46,7 @@ EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _TRUSTED_SECONDS: Final = 60
 _FAR: Final = 1_000
 _PAUSE: Final = 0.005
+_WRITING_SECONDS: Final = 1.0
 _KEPT: Final = frozenset({*(status.value for status in Status), "cutOff", "stamp", "touched", "made"})
 
 _NO_SNAPSHOT: Final = frozenset({239, 246})
@@ -264,12 +265,12 @@ class Counting:
 
     async def _anew(self, campaign_id: str, code_type: CodeType, cut_off: datetime) -> Counts:
         """Count by the index, and keep the counts if nobody writes."""
-        await self._motion.settle(campaign_id, quiet=self._keeping.quiet_seconds)
+        await self._if_it_can_be(self._motion.settle(campaign_id, quiet=self._keeping.quiet_seconds))
         look = await self._campaigns.look(campaign_id)
         if look is None:
             return Counts(0, 0, 0)
         if look.campaign.deserted:
-            await self._campaigns.sweep(campaign_id)
+            await self._if_it_can_be(self._campaigns.sweep(campaign_id))
         touched = (await self._campaigns.activity())[1]
         counts = await self._by_index(campaign_id, code_type, cut_off, look.instant)
         if not look.campaign.writers and sum(_each(counts)) >= self._keeping.keep_from:
@@ -278,9 +279,14 @@ class Counting:
         return counts
 
     async def _keep(self, campaign_id: str, code_type: CodeType, kept: Kept, look: Look) -> None:
-        await self._campaigns.keep_counts(
-            campaign_id, look.campaign.version, code_type.value, kept.document()
+        await self._if_it_can_be(
+            self._campaigns.keep_counts(campaign_id, look.campaign.version, code_type.value, kept.document())
         )
+
+    async def _if_it_can_be(self, written: Awaitable[None]) -> None:
+        """Write what later counts gain from; this one is right without, as on a full disk."""
+        with suppress(PyMongoError), pymongo.timeout(_WRITING_SECONDS):
+            await written
 
     def _check_later(self, campaign_id: str, code_type: CodeType) -> None:
         if not self._checks:  # one at a time: it costs the server as much as a count

@@ -115,6 +115,18 @@ async def test_a_count_that_has_to_be_taken_again(
             await rig.inventory.count_status(CAMPAIGN, CodeType.TM, Status.AVAILABLE)
 
 
+async def test_a_count_that_cannot_be_kept(rigs: Rigs, documents: Documents, failing: FailPoint) -> None:
+    rig = await rigs(mongo_timeout=3)
+    documents.insert_many([document(code) for code in numbered(30)])
+    await rig.reserve(5)
+    with failing("update", times=10_000, errorCode=14031):
+        for _ in range(3):
+            assert await rig.inventory.count(CAMPAIGN, CodeType.TM) == Counts(25, 5, 0)
+    stuck = {"blockConnection": True, "blockTimeMS": 1_500}
+    with failing("update", times=10_000, **stuck):
+        assert await rig.inventory.count(CAMPAIGN, CodeType.TM) == Counts(25, 5, 0)
+
+
 async def test_a_commit_that_is_refused_for_good(
     rigs: Rigs, documents: Documents, failing: FailPoint
 ) -> None:
