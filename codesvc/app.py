@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import errno
+import gc
 import logging
 import os
 import re
@@ -237,6 +238,9 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(runner.cleanup)
         port = await _listen(runner, settings)
         logger.info("listening", extra={"host": settings.host, "port": port, "version": __version__})
+        # What was made so far stays: the collector need not look at it each time that a large reply makes it run.
+        gc.collect()
+        gc.freeze()
         indexes = asyncio.create_task(_ensure_indexes(service.mongo))
         await drain.signalled()
         logger.info("draining", extra={"requests": app[EDGE].active})

@@ -135,7 +135,7 @@ class Candidates:
         self, query: dict[str, Any], count: int, session: AsyncSession | None, *, held: bool
     ) -> list[Candidate]:
         cursor = self._codes.find(
-            query, {"date.saved": 1}, limit=count, batch_size=count + 1, session=session
+            query, {"_id.code": 1, "date.saved": 1}, limit=count, batch_size=count + 1, session=session
         )
         found: list[Candidate] = []
         known: Any = None
