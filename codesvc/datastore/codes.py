@@ -5,7 +5,7 @@ A document, as CONTRACT.md gives it (the fields of ``date`` but ``saved``, and `
     {_id: {campaign_id, code}, type, reserveId, date: {saved, reserved, assigned}}
 
 A code's status is not stored: it follows from two dates and the clock, so a hold expires without anybody writing.
-``status_query`` in codesvc/datastore/counting.py is the one place that says so.
+codesvc/datastore/counting.py says how.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ import pymongo
 from codesvc._fastcsv import Batch
 from codesvc.datastore.campaigns import Campaigns
 from codesvc.datastore.client import Mongo
-from codesvc.datastore.counting import Counting, Keeping, Verdict, status_query
+from codesvc.datastore.counting import Counting, Keeping, Verdict
 from codesvc.datastore.failures import translated
 from codesvc.datastore.holds import chosen
 from codesvc.datastore.indexes import ensure_indexes
@@ -32,8 +32,6 @@ from codesvc.datastore.wire import COMMAND_OVERHEAD, Wire, raw_encoding_works
 from codesvc.datastore.writers import BatchWriter, InsertFirstWriter, UpsertWriter
 from codesvc.models import MAX_CODE_BYTES, CodeType, Counts, ReservedCode, Status, UploadCounts
 from codesvc.settings import WriteStrategy
-
-__all__ = ["CodeStore", "status_query"]
 
 # Statements of one assign or release that are under way at once: two keep MongoDB busy while one is answered.
 _CHANGES_IN_FLIGHT: Final = 3

@@ -53,22 +53,6 @@ _NO_SNAPSHOT: Final = frozenset({239, 246})
 """SnapshotTooOld, SnapshotUnavailable: the server keeps less history than a count takes."""
 
 
-def status_query(campaign_id: str, code_type: CodeType, status: Status, cut_off: datetime) -> dict[str, Any]:
-    """Select the codes of one campaign and type that stand in ``status``.
-
-    A hold lasts while ``date.reserved`` is after ``cut_off``. Each of the three reads a contiguous range, or two, of
-    the index ``codes_by_status``.
-    """
-    query: dict[str, Any] = {"_id.campaign_id": campaign_id, "type": code_type.value}
-    if status is Status.ASSIGNED:
-        return query | {"date.assigned": {"$gt": EPOCH}}
-    held = {"$gt": cut_off}
-    return query | {
-        "date.assigned": None,
-        "date.reserved": held if status is Status.RESERVED else {"$not": held},
-    }
-
-
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """Which counts are kept and trusted.
@@ -354,7 +338,7 @@ class Counting:
         """Count three ranges of the index, the assigned in two halves; at ``instant`` where there is one."""
         unassigned = _unassigned(campaign_id, code_type)
         reserved = unassigned | {"date.reserved": {"$gt": cut_off}}
-        assigned = status_query(campaign_id, code_type, Status.ASSIGNED, cut_off)
+        assigned = unassigned | {"date.assigned": {"$gt": EPOCH}}
         if instant is None:
             return _counts(*[await self._length(query) for query in (unassigned, reserved, assigned)])
         queries = (unassigned, reserved, *await self._halves(assigned))
