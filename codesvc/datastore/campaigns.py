@@ -36,6 +36,7 @@ LENDING_EXPIRY_SECONDS: Final = 12
 """Likewise for what it lends without transactions, which it renews more often."""
 
 _NAMESPACE_NOT_FOUND: Final = 26
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +133,7 @@ class Campaigns:
 
         Returns the types that are scarce.
         """
-        entry = {"id": self.process, "at": "$$NOW", "lends": sorted(lends)}
-        change: dict[str, Any] = {
-            "version": ObjectId(),
-            "touched": "$$NOW",
-            "writers": {"$concatArrays": [_others(self.process), [entry]]},
-            "counts": "$$REMOVE",
-        }
+        change = self._entry(lends) | {"version": ObjectId(), "counts": "$$REMOVE"}
         if lends:
             change["lending"] = ObjectId()
         for _ in range(2):
@@ -160,32 +155,18 @@ class Campaigns:
 
         Returns the types that are scarce; None if this process was no longer among the writers.
         """
-        entry = {"id": self.process, "at": "$$NOW", "lends": sorted(lends)}
         found = await self._mongo.campaigns.find_one_and_update(
-            {"_id": campaign_id, "writers.id": self.process},
-            [
-                {
-                    "$set": {
-                        "touched": "$$NOW",
-                        "writers": {"$concatArrays": [_others(self.process), [entry]]},
-                    }
-                }
-            ],
-            {"scarce": 1},
+            {"_id": campaign_id, "writers.id": self.process}, [{"$set": self._entry(lends)}], {"scarce": 1}
         )
         return None if found is None else frozenset(found.get("scarce", ()))
 
     async def leave(self, campaign_id: str) -> None:
         """Be no longer one of the writers."""
-        await self._mongo.campaigns.update_one(
-            {"_id": campaign_id}, [{"$set": {"touched": "$$NOW", "writers": _others(self.process)}}]
-        )
+        await self._take_out(campaign_id, self.process)
 
     async def sweep(self, campaign_id: str) -> None:
         """Take those from the writers who are gone without having said so."""
-        await self._mongo.campaigns.update_one(
-            {"_id": campaign_id}, [{"$set": {"touched": "$$NOW", "writers": _others("")}}]
-        )
+        await self._take_out(campaign_id, "")
 
     async def set_scarce(self, campaign_id: str, code_type: str, *, scarce: bool) -> None:
         """Say whether a type may be lent without transactions."""
@@ -217,11 +198,21 @@ class Campaigns:
         """Tell whether codesvc writes to any campaign now, and when it last began, went on or ended to."""
         busy = await self._mongo.campaigns.find_one({"writers.id": {"$gt": ""}}, {"_id": 1})
         last = await self._mongo.campaigns.find_one(
-            {"touched": {"$gt": datetime.fromtimestamp(0, UTC)}},
+            {"touched": {"$gt": _EPOCH}},
             {"touched": 1, "_id": 0},
             sort=[("touched", -1)],
         )
-        return busy is not None, datetime.fromtimestamp(0, UTC) if last is None else last["touched"]
+        return busy is not None, _EPOCH if last is None else last["touched"]
+
+    def _entry(self, lends: frozenset[str]) -> dict[str, Any]:
+        """Put this process's entry among the writers, as of now."""
+        entry = {"id": self.process, "at": "$$NOW", "lends": sorted(lends)}
+        return {"touched": "$$NOW", "writers": {"$concatArrays": [_others(self.process), [entry]]}}
+
+    async def _take_out(self, campaign_id: str, process: str) -> None:
+        """Take a process from the writers, and those that are gone."""
+        change = {"touched": "$$NOW", "writers": _others(process)}
+        await self._mongo.campaigns.update_one({"_id": campaign_id}, [{"$set": change}])
 
 
 def _others(process: str) -> dict[str, Any]:

@@ -36,7 +36,6 @@ from codesvc.settings import WriteStrategy
 # Statements of one assign or release that are under way at once: two keep MongoDB busy while one is answered.
 _CHANGES_IN_FLIGHT: Final = 3
 
-
 _KEEPING: Final = Keeping()
 
 
@@ -64,10 +63,10 @@ class CodeStore:
         self._strategy = strategy
         self._raw_encoding = raw_encoding_works()
         self._wire = Wire(mongo, telemetry, raw=self._raw_encoding)
-        self._campaigns = campaigns = Campaigns(mongo, uuid.uuid4().hex)
-        self._motion = Motion(mongo, campaigns)
-        self._counting = Counting(mongo, campaigns, self._motion, telemetry, keeping)
-        self._lending = Lending(mongo, campaigns, self._motion)
+        self._campaigns = Campaigns(mongo, uuid.uuid4().hex)
+        self._motion = Motion(mongo, self._campaigns)
+        self._counting = Counting(mongo, self._campaigns, self._motion, telemetry, keeping)
+        self._lending = Lending(mongo, self._campaigns, self._motion)
 
     async def close(self) -> None:
         """Let other processes know that this one writes nothing more."""
@@ -88,9 +87,11 @@ class CodeStore:
         """Make the writer for one upload, all of whose new codes are saved at the same instant."""
         # A collection that was dropped behind a running service would otherwise grow without its index.
         await ensure_indexes(self._mongo, timeout=self._mongo.timeout)
-        writer: BatchWriter = InsertFirstWriter(self._wire, campaign_id, code_type)
+        writer: BatchWriter
         if self._strategy is WriteStrategy.UPSERT:
             writer = UpsertWriter(self._mongo, self._telemetry, campaign_id, code_type, saved)
+        else:
+            writer = InsertFirstWriter(self._wire, campaign_id, code_type)
         return _AnnouncedWriter(writer, self._motion, campaign_id)
 
     async def count(self, *, campaign_id: str, code_type: CodeType, cut_off: datetime) -> Counts:

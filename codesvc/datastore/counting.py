@@ -255,9 +255,10 @@ class Counting:
             return Counts(0, 0, 0)
         if look.campaign.deserted:
             await self._if_it_can_be(self._campaigns.sweep(campaign_id))
-        touched = (await self._campaigns.activity())[1]
         counts = await self._by_index(campaign_id, code_type, cut_off, look.instant)
         if not look.campaign.writers and sum(_each(counts)) >= self._keeping.keep_from:
+            # What codesvc has written elsewhere meanwhile can only make these be counted once more than need be.
+            touched = (await self._campaigns.activity())[1]
             kept = Kept(counts, cut_off, look.stamp, touched, look.instant.time)
             await self._keep(campaign_id, code_type, kept, look)
         return counts

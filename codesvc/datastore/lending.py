@@ -359,8 +359,10 @@ class _StandaloneLender(_Lender):
                 while order.missing and await self._hold_some([order]):
                     pass
                 found = await self._candidates.take(order.missing, order.request.cut_off)
-                if found:
-                    await self._hold([Share(order, found)])
+                try:
+                    if found:
+                        await self._hold([Share(order, found)])
+                finally:
                     self._candidates.done(found)
                 order.finish()
 

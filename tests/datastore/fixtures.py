@@ -10,7 +10,7 @@ from pymongo import MongoClient
 
 from .rig import Documents, Rig, Rigs
 
-__all__ = ["database_name", "documents", "driver", "frozen", "rig", "rig_database", "rigs"]
+__all__ = ["campaigns", "database_name", "documents", "driver", "frozen", "rig", "rig_database", "rigs"]
 
 _DATABASE = "test-rigs"
 
@@ -43,6 +43,12 @@ def database_name(mongo: MongoClient[dict[str, Any]], rig_database: str) -> str:
 def documents(mongo: MongoClient[dict[str, Any]], database_name: str) -> Documents:
     """The collection of codes, seen from outside."""
     return mongo[database_name]["codes"]
+
+
+@pytest.fixture
+def campaigns(mongo: MongoClient[dict[str, Any]], database_name: str) -> Documents:
+    """The collection of campaigns, seen from outside."""
+    return mongo[database_name]["campaigns"]
 
 
 @pytest.fixture

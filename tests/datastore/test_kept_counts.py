@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
 from codesvc.datastore.campaigns import EXPIRY_SECONDS
 from codesvc.datastore.counting import Verdict
@@ -18,12 +17,6 @@ from .rig import CAMPAIGN, EAGER, START, TTL, Commands, Documents, Rig, Rigs, do
 
 OTHER = "autumn-26"
 MOMENT = timedelta(milliseconds=1)
-
-
-@pytest.fixture
-def campaigns(mongo: MongoClient[dict[str, Any]], database_name: str) -> Documents:
-    """The collection of campaigns, seen from outside."""
-    return mongo[database_name]["campaigns"]
 
 
 class Watched:

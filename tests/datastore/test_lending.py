@@ -5,19 +5,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
 from codesvc.datastore.campaigns import LENDING_EXPIRY_SECONDS
 from codesvc.errors import DatabaseUnavailableError
 from codesvc.models import CodeType, Counts
 
 from .rig import CAMPAIGN, START, TTL, Commands, Documents, Rig, Rigs, document, numbered, stored
-
-
-@pytest.fixture
-def campaigns(mongo: MongoClient[dict[str, Any]], database_name: str) -> Documents:
-    """The collection of campaigns, seen from outside."""
-    return mongo[database_name]["campaigns"]
 
 
 async def watched(rigs: Rigs, **overrides: Any) -> tuple[Rig, Commands]:
