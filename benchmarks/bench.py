@@ -326,6 +326,17 @@ def at_least(name: str, series: Series, base: Series, wanted: float) -> Target:
     return Target(name, f">= {wanted:.2f}", f"{ratio:.2f}", ratio >= wanted)
 
 
+def shown(rate: float | None) -> str:
+    """Write a rate for a table; a wrong result has none."""
+    return "N/A" if rate is None else f"{rate:,.0f}"
+
+
+def rate_cells(series: Series) -> tuple[str, str]:
+    """Write the median of a series for a table, and between what the rounds lie."""
+    spread = f"{min(series.rates):,.0f} to {max(series.rates):,.0f}" if series.rates else "N/A"
+    return shown(series.rate), spread
+
+
 def add_table(report: Report, title: str, table: Mapping[tuple[str, str], Series], note: str = "") -> None:
     """Add a table of all series, and their figures, to the report."""
     rows = []
@@ -336,8 +347,7 @@ def add_table(report: Report, title: str, table: Mapping[tuple[str, str], Series
         rows.append(
             [
                 f"{series.case}: {series.contender}",
-                "N/A" if series.rate is None else f"{series.rate:,.0f}",
-                f"{min(series.rates):,.0f} to {max(series.rates):,.0f}" if series.rates else "N/A",
+                *rate_cells(series),
                 f"{client:.2f}",
                 f"{server:.2f}",
                 f"{peak:.0f}" if peak else "",

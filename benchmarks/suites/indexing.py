@@ -7,7 +7,7 @@ from functools import partial
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.bench import CAMPAIGN, Bench
+from benchmarks.bench import CAMPAIGN, Bench, shown
 from benchmarks.data import codes
 from benchmarks.report import Report, Table
 from codesvc.datastore.indexes import BY_STATUS, INDEXES
@@ -41,14 +41,14 @@ def run(bench: Bench, report: Report, rounds: int) -> None:  # noqa: ARG001 - si
             sizes = bench.client[database].command("collStats", "codes")["indexSizes"]
             if not keys:
                 rows.append(
-                    [name, _rate(run_.rate), f"{run_.server_cpu / count * 1e6:.1f}", "", "", "", "", ""]
+                    [name, shown(run_.rate), f"{run_.server_cpu / count * 1e6:.1f}", "", "", "", "", ""]
                 )
                 continue
             search, examined = _search(collection, points)
             rows.append(
                 [
                     name,
-                    _rate(run_.rate),
+                    shown(run_.rate),
                     f"{run_.server_cpu / count * 1e6:.1f}",
                     f"{sizes['chosen'] / 1e6:.0f}",
                     f"{examined:,.0f}",
@@ -105,7 +105,3 @@ def _timed(call: Callable[[], None]) -> float:
         call()
         seconds.append(time.perf_counter() - started)
     return 1000 * median(seconds)
-
-
-def _rate(rate: float | None) -> str:
-    return "N/A" if rate is None else f"{rate:,.0f}"

@@ -5,7 +5,7 @@ from functools import partial
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.bench import Bench, Run, Series, add_table, at_least, take_turns
+from benchmarks.bench import Bench, Run, Series, add_table, at_least, rate_cells, take_turns
 from benchmarks.charts import Bar, BarChart
 from benchmarks.contenders import CODESVC, TEXTBOOK, Contender, Round, contenders
 from benchmarks.documents import State
@@ -113,8 +113,7 @@ def _add_reserves(report: Report, title: str, reserves: _Reserves) -> None:
         rows.append(
             [
                 f"{case}: {name}",
-                "N/A" if series.rate is None else f"{series.rate:,.0f}",
-                f"{min(series.rates):,.0f} to {max(series.rates):,.0f}" if series.rates else "N/A",
+                *rate_cells(series),
                 f"{1000 * median(one.load.percentile(50) for one in rounds):,.1f}",
                 f"{1000 * median(one.load.percentile(99) for one in rounds):,.1f}",
                 f"{100 * median(one.short for one in rounds):.1f} %",

@@ -6,7 +6,7 @@ Write concern, journal, batch size, writes in flight, for new and known codes; a
 from functools import partial
 from itertools import product
 
-from benchmarks.bench import Bench, Series, Step, take_turns
+from benchmarks.bench import Bench, Step, shown, take_turns
 from benchmarks.charts import HeatMap
 from benchmarks.report import Report, Table
 
@@ -49,7 +49,7 @@ def run(bench: Bench, report: Report, rounds: int, *, nodes: int = 1) -> None:
         rows = []
         for (concern, journal), batch in product(concerns, batches):
             cells = [
-                _cell(table[f"w:{concern} j:{journal} batch {batch} in flight {flight}", case])
+                shown(table[f"w:{concern} j:{journal} batch {batch} in flight {flight}", case].rate)
                 for flight in in_flight
             ]
             rows.append([f"w:{concern} j:{journal}, batches of {int(batch):,}", *cells])
@@ -91,7 +91,7 @@ def _sorting(bench: Bench, report: Report, rounds: int) -> None:
     rows = [
         [
             "each batch by itself" if codes == "1" else f"{int(codes):,}",
-            *(_cell(table[codes, case]) for case in ("new", "known")),
+            *(shown(table[codes, case].rate) for case in ("new", "known")),
             f"{max(run.peak_memory for run in table[codes, 'new'].runs) / 1e6:.0f}",
         ]
         for codes in chosen
@@ -99,7 +99,3 @@ def _sorting(bench: Bench, report: Report, rounds: int) -> None:
     head = ("codes sorted together", "new, codes/s", "known, codes/s", "peak MB")
     report.tables.append(Table(f"Sorting: {count:,} codes", head, rows))
     report.figures["sorting"] = list(table.values())
-
-
-def _cell(series: Series) -> str:
-    return "N/A" if series.rate is None else f"{series.rate:,.0f}"
