@@ -24,6 +24,7 @@ run: build ## start everything, load 1,000,000 codes, stay up until Ctrl-C
 	@$(PY) -m codesvc dev $(ARGS)
 
 test: build ## the native core under sanitizers, then the whole test suite on a real mongod
+	@$(PY) .ci/tools.py
 	@$(PY) tests/native/sanitize.py -q
 	@$(PY) -m pytest $(ARGS)
 
