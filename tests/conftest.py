@@ -4,8 +4,11 @@ import gc
 import inspect
 import logging
 import os
+import shutil
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import botocore.session
@@ -35,6 +38,24 @@ def pytest_collection_finish() -> None:
     """Leave the imported modules out of the collections that follow every test: they took longer than the tests."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[..., Path]:
+    """Finds a program by the first of its names that is there: see .ci/tools.py. Not to find it is to fail."""
+    unpacked = Path(__file__).parents[1] / "build" / "tools" / "usr" / "bin"
+    path = os.pathsep.join(
+        [str(Path(sys.executable).parent), str(unpacked), os.environ.get("PATH", os.defpath)]
+    )
+
+    def find(*names: str) -> Path:
+        for name in names:
+            found = shutil.which(name, path=path)
+            if found is not None:
+                return Path(found)
+        pytest.fail(f"there is no {names[0]}: make test gets it, or says how to")
+
+    return find
 
 
 @pytest.fixture(scope="session")
