@@ -25,6 +25,7 @@ from codesvc.observability.tracing import SpanScope, remote_context
 from codesvc.web.handlers import ClientGoneError
 from codesvc.web.problems import problem_code, problem_response
 from codesvc.web.schemas import is_campaign_id
+from codesvc.web.streaming import Stream
 
 CORRELATION_HEADER: Final = istr("X-Correlation-ID")
 TRACEPARENT: Final = istr("traceparent")
@@ -90,6 +91,8 @@ class Edge:
             if tracer is not None:
                 with _server_span(tracer, request, route) as span:
                     response = await self._respond(request, handler, route, correlation)
+                    if type(response) is Stream:
+                        await self._send(request, response, route, correlation)
                     _describe(span, request, route, response.status)
                     self.finish(request, response, route, correlation, perf_counter() - started)
                     return response
@@ -97,6 +100,8 @@ class Edge:
             if traceparent is not None:
                 _note_caller(traceparent)
             response = await self._respond(request, handler, route, correlation)
+            if type(response) is Stream:
+                await self._send(request, response, route, correlation)
             self.finish(request, response, route, correlation, perf_counter() - started)
             return response
 
@@ -105,47 +110,56 @@ class Edge:
     def finish(
         self,
         request: web.BaseRequest,
-        response: web.Response,
+        response: web.Response | Stream,
         route: RouteInfo,
         correlation: str,
         seconds: float,
     ) -> None:
-        """Put the last headers on a response, count it and log it."""
-        headers = response.headers
-        headers[CORRELATION_HEADER] = correlation
-        headers[hdrs.SERVER] = SERVER_NAME
-        if route.protected:
-            headers[hdrs.CACHE_CONTROL] = "no-store"
+        """Put the last headers on a response, unless they are sent already; count it and log it."""
+        _dress(response, route, correlation)
         method = _method(request)
         status = response.status
         self._telemetry.http_request((method, route.template, status), seconds)
-        body = response.body
+        if type(response) is Stream:
+            size = response.sent
+        else:
+            body = response.body
+            size = len(body) if isinstance(body, bytes) and method != hdrs.METH_HEAD else 0
         self._access_log(
             method=method,
             route=route.template,
             status=status,
             seconds=seconds,
-            size=len(body) if isinstance(body, bytes) and method != hdrs.METH_HEAD else 0,
+            size=size,
             campaign_id=_campaign(request) if route.campaign else None,
         )
 
     async def _respond(
         self, request: web.Request, handler: Handler, route: RouteInfo, correlation: str
-    ) -> web.Response:
+    ) -> web.Response | Stream:
         self.active += route.protected
         try:
             if route.protected:
                 await self._authenticator.authenticate(request.headers.get(hdrs.AUTHORIZATION))
                 if self._draining():
                     raise DrainingError("This process is shutting down")  # noqa: TRY301
-            # NOTE: every handler here makes a whole response; none streams.
-            return cast("web.Response", await handler(request))
+            # NOTE: every handler here makes a whole response, or a Stream that is not sent yet.
+            return cast("web.Response | Stream", await handler(request))
         except ClientGoneError:
             return web.Response(status=CLIENT_CLOSED_REQUEST)
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it was becomes a response
             return self.refuse(error, correlation)
         finally:
             self.active -= route.protected
+
+    async def _send(self, request: web.Request, stream: Stream, route: RouteInfo, correlation: str) -> None:
+        waited_for = route.protected and not stream.endless
+        _dress(stream, route, correlation)
+        self.active += waited_for
+        try:
+            await stream.send(request)
+        finally:
+            self.active -= waited_for
 
     def refuse(self, error: Exception, correlation: str) -> web.Response:
         """Turn an error into a response, and log those that are ours."""
@@ -178,6 +192,15 @@ async def expect_nothing(request: web.Request) -> None:
     A refusal then reaches the client before it has sent 32 MiB for nothing. Any other expectation is
     passed over, as RFC 9110, section 10.1.1, allows.
     """
+
+
+def _dress(response: web.StreamResponse, route: RouteInfo, correlation: str) -> None:
+    """Put the headers on that every response has."""
+    headers = response.headers
+    headers[CORRELATION_HEADER] = correlation
+    headers[hdrs.SERVER] = SERVER_NAME
+    if route.protected:
+        headers[hdrs.CACHE_CONTROL] = "no-store"
 
 
 def _method(request: web.BaseRequest) -> str:
