@@ -26,6 +26,10 @@ class DrainingError(CodesvcError):
     """The process is going away; another will serve the request."""
 
 
+class NotFoundError(CodesvcError):
+    """There is nothing by that name."""
+
+
 class SourceNotFoundError(CodesvcError):
     """The file of an upload does not exist."""
 

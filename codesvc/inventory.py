@@ -1,11 +1,13 @@
 """The rules of counting, reserving, assigning and releasing codes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import uuid4
 
-from codesvc.models import ChangeCounts, CodeType, Counts, Reservation, ReservedCode, Status
+from codesvc.errors import NotFoundError
+from codesvc.models import ChangeCounts, Code, CodeType, Counts, Reservation, ReservedCode, Status
 
 Clock = Callable[[], datetime]
 
@@ -20,6 +22,9 @@ class Store(Protocol):
         self, *, campaign_id: str, code_type: CodeType, status: Status, cut_off: datetime
     ) -> int:
         """Count the codes in one status."""
+
+    async def find(self, *, campaign_id: str, code: str, cut_off: datetime) -> Code | None:
+        """Read one code."""
 
     async def reserve(
         self,
@@ -71,6 +76,23 @@ class Inventory:
             status=status,
             cut_off=self._clock() - self._reservation_ttl,
         )
+
+    async def find(self, campaign_id: str, code: str) -> Code:
+        """Tell where one code stands.
+
+        Raises:
+            NotFoundError: the campaign has no such code.
+
+        """
+        found = await self._store.find(
+            campaign_id=campaign_id, code=code, cut_off=self._clock() - self._reservation_ttl
+        )
+        if found is None:
+            raise NotFoundError("The campaign has no such code.")
+        if found.assigned and found.reserved and found.assigned - found.reserved >= self._reservation_ttl:
+            # It was assigned after that hold had ended.
+            return replace(found, reserve_id=None, reserved=None)
+        return found
 
     async def reserve(self, campaign_id: str, code_type: CodeType, count: int) -> Reservation:
         """Lend ``count`` available codes under a new reservation, or all that are left if they are fewer."""

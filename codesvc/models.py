@@ -25,6 +25,22 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Code:
+    """One code and where it stands; instants are in UTC, with a resolution of a millisecond.
+
+    ``reserve_id`` and ``reserved`` are of the hold that is live, or under which the code was assigned.
+    """
+
+    code: str = field(repr=False)
+    type: CodeType
+    status: Status
+    saved: datetime
+    reserve_id: str | None = None
+    reserved: datetime | None = None
+    assigned: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """How many codes of one campaign and type stand in each status."""
 

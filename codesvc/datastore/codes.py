@@ -30,7 +30,7 @@ from codesvc.datastore.orders import Request
 from codesvc.datastore.telemetry import Telemetry
 from codesvc.datastore.wire import COMMAND_OVERHEAD, Wire, raw_encoding_works
 from codesvc.datastore.writers import BatchWriter, InsertFirstWriter, UpsertWriter
-from codesvc.models import MAX_CODE_BYTES, CodeType, Counts, ReservedCode, Status, UploadCounts
+from codesvc.models import MAX_CODE_BYTES, Code, CodeType, Counts, ReservedCode, Status, UploadCounts
 from codesvc.settings import WriteStrategy
 
 # Statements of one assign or release that are under way at once: two keep MongoDB busy while one is answered.
@@ -105,6 +105,12 @@ class CodeStore:
         """Count the codes in one status."""
         counts = await self.count(campaign_id=campaign_id, code_type=code_type, cut_off=cut_off)
         return int(getattr(counts, status.value))
+
+    async def find(self, *, campaign_id: str, code: str, cut_off: datetime) -> Code | None:
+        """Read one code; None where the campaign has no such code."""
+        with self._operation("find"):
+            found = await self._mongo.codes.find_one({"_id": {"campaign_id": campaign_id, "code": code}})
+        return None if found is None else _code(found, cut_off)
 
     async def verify_counts(self) -> AsyncIterator[Verdict]:
         """Compare all counts that are kept with the documents; those of campaigns that are written to are passed over.
@@ -182,6 +188,28 @@ class CodeStore:
                     if outcome is not None:
                         raise outcome
         return changed
+
+
+def _code(document: dict[str, Any], cut_off: datetime) -> Code:
+    """Read a document; a hold that has ended is none, but an assigned code keeps the one that it was assigned with."""
+    date = document["date"]
+    reserved, assigned = date.get("reserved"), date.get("assigned")
+    if assigned is not None:
+        status = Status.ASSIGNED
+    elif reserved is not None and reserved > cut_off:
+        status = Status.RESERVED
+    else:
+        status = Status.AVAILABLE
+        reserved = None
+    return Code(
+        code=document["_id"]["code"],
+        type=CodeType(document["type"]),
+        status=status,
+        saved=date["saved"],
+        reserve_id=None if reserved is None else document.get("reserveId"),
+        reserved=reserved,
+        assigned=assigned,
+    )
 
 
 class _AnnouncedWriter:

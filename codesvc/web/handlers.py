@@ -8,7 +8,8 @@ import orjson
 from aiohttp import hdrs, web
 from yarl import URL
 
-from codesvc.models import ChangeCounts, CodeType, Counts, Reservation, Status, UploadReport
+from codesvc.errors import NotFoundError
+from codesvc.models import ChangeCounts, Code, CodeType, Counts, Reservation, Status, UploadReport
 from codesvc.web.deadlines import Deadlines
 from codesvc.web.problems import RequestError
 from codesvc.web.schemas import (
@@ -18,6 +19,8 @@ from codesvc.web.schemas import (
     ReserveRequest,
     UploadRequest,
     checked_campaign_id,
+    code_reply,
+    is_code,
     parse,
     reserve_reply,
     split_file_key,
@@ -34,6 +37,10 @@ class Inventory(Protocol):
 
     async def count_status(self, campaign_id: str, code_type: CodeType, status: Status) -> int:
         """Count the codes of one status."""
+        ...
+
+    async def find(self, campaign_id: str, code: str) -> Code:
+        """Tell where one code stands."""
         ...
 
     async def reserve(self, campaign_id: str, code_type: CodeType, count: int) -> Reservation:
@@ -105,6 +112,16 @@ async def count(request: web.Request) -> web.Response:
     return json_response(
         {"available": counts.available, "reserved": counts.reserved, "assigned": counts.assigned}
     )
+
+
+async def code(request: web.Request) -> web.Response:
+    """Tell where one code stands."""
+    app = request.app
+    campaign_id = checked_campaign_id(request.match_info["campaignId"])
+    wanted = request.match_info["code"]
+    if not is_code(wanted):
+        raise NotFoundError("The campaign has no such code.")
+    return json_response(code_reply(await app[DEADLINES].within(app[INVENTORY].find(campaign_id, wanted))))
 
 
 async def reserve(request: web.Request) -> web.Response:

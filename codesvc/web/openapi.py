@@ -11,6 +11,7 @@ from codesvc.web.problems import PROBLEM_TYPE, PROBLEMS, TYPE_PREFIX
 from codesvc.web.schemas import (
     CAMPAIGN_PATTERN,
     ChangeReply,
+    CodeReply,
     CodesRequest,
     CountQuery,
     CountReply,
@@ -27,7 +28,16 @@ from codesvc.web.schemas import (
 Json = dict[str, Any]
 
 _REQUESTS: Final = (UploadRequest, CountQuery, ReserveRequest, CodesRequest)
-_REPLIES: Final = (UploadReply, CountReply, ReserveReply, ChangeReply, StatusReply, TokenReply, ProblemReply)
+_REPLIES: Final = (
+    UploadReply,
+    CountReply,
+    CodeReply,
+    ReserveReply,
+    ChangeReply,
+    StatusReply,
+    TokenReply,
+    ProblemReply,
+)
 _BODY_PROBLEMS: Final = ("invalidJson", "payloadTooLarge", "unsupportedMediaType")
 _EVERYWHERE: Final = (
     *("invalidCampaignId", "unauthorized", "supremeUserRequired"),
@@ -109,6 +119,17 @@ def _v1_paths(schemas: Json) -> dict[str, Json]:
                 parameters=_query_parameters(schemas["CountQuery"]),
                 reply=CountReply,
                 problems=("invalidType", "invalidStatus"),
+            ),
+        },
+        "/v1/{campaignId}/codes/{code}": {
+            "parameters": [*_campaign_parameters(), {"$ref": "#/components/parameters/code"}],
+            "get": _operation(
+                "codes",
+                "Look one code up",
+                "Tells where one code stands. A hold that has ended is not shown: the code is available.",
+                operation_id="code",
+                reply=CodeReply,
+                problems=("notFound",),
             ),
         },
         "/v1/{campaignId}/reserve": {
@@ -312,6 +333,15 @@ def _parameters() -> Json:
             "description": "The campaign.",
             "schema": {"type": "string", "pattern": f"^{CAMPAIGN_PATTERN}$"},
             "example": "12345",
+        },
+        "code": {
+            "name": "code",
+            "in": "path",
+            "required": True,
+            "description": "The code, percent-encoded, a slash as `%2F`. A code that is spelt `count` cannot be "
+            "looked up: `codes/count` counts.",
+            "schema": {"type": "string", "minLength": 1},
+            "example": "ABC123",
         },
         "X-Correlation-ID": {
             "name": "X-Correlation-ID",

@@ -94,6 +94,8 @@ def _v1_routes() -> Iterable[Route]:
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/release", handlers.release, protected=True),
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/count", handlers.count, protected=True),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/codes", handlers.upload, protected=True),
+        # NOTE: a slash within a code comes as %2F. Behind codes/count, which is no code's address.
+        Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/{{code:[^/]+}}", handlers.code, protected=True),
     )
 
 

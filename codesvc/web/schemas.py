@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from codesvc.models import CodeType, Reservation, Status, UploadReport
+from codesvc.models import MAX_CODE_BYTES, Code, CodeType, Reservation, Status, UploadReport
 from codesvc.web.problems import RequestError
 
 CAMPAIGN_PATTERN: Final = r"[A-Za-z0-9._~-]{1,128}"
@@ -29,6 +29,7 @@ MAX_FILE_KEY_BYTES: Final = 1024
 
 _campaign = re.compile(CAMPAIGN_PATTERN).fullmatch
 _file_key = re.compile(FILE_KEY_PATTERN).fullmatch
+_control = re.compile(r"[\x00-\x1f\x7f]").search
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,24 @@ class ReserveReply(BaseModel):
     count: Annotated[int, Field(ge=0)]
 
 
+class CodeStatusDates(BaseModel):
+    """When a code was stored, reserved and assigned, as far as it was: RFC 3339, UTC, milliseconds."""
+
+    saved: datetime
+    reserved: datetime | SkipJsonSchema[None] = _optional()
+    assigned: datetime | SkipJsonSchema[None] = _optional()
+
+
+class CodeReply(BaseModel):
+    """One code; `reserveId` and `date.reserved` are there while it is held, or if it was assigned while it was."""
+
+    code: str
+    type: CodeType
+    status: Status
+    reserveId: str | SkipJsonSchema[None] = _optional()  # noqa: N815 - as it is spelt in JSON
+    date: CodeStatusDates
+
+
 class ChangeCount(BaseModel):
     """The length of the list as it was sent, and how many codes changed."""
 
@@ -332,6 +351,25 @@ def upload_reply(report: UploadReport) -> dict[str, Any]:
             "count": report.invalid_count,
             "samples": [{"line": row.line, "reason": row.reason} for row in report.invalid_samples[:100]],
         }
+    return reply
+
+
+def is_code(text: str) -> bool:
+    """Tell whether ``text`` may be a code: 1 to 256 bytes of UTF-8 without control characters."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:  # bytes of a path that are no UTF-8
+        return False
+    return 1 <= size <= MAX_CODE_BYTES and _control(text) is None
+
+
+def code_reply(code: Code) -> dict[str, Any]:
+    """Return the members of CodeReply."""
+    reply: dict[str, Any] = {"code": code.code, "type": code.type, "status": code.status}
+    if code.reserve_id is not None:
+        reply["reserveId"] = code.reserve_id
+    dates = {"saved": code.saved, "reserved": code.reserved, "assigned": code.assigned}
+    reply["date"] = {name: rfc3339(instant) for name, instant in dates.items() if instant is not None}
     return reply
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from codesvc.errors import NotFoundError
 from codesvc.inventory import Inventory, utc_now
-from codesvc.models import ChangeCounts, CodeType, Counts, ReservedCode, Status
+from codesvc.models import ChangeCounts, Code, CodeType, Counts, ReservedCode, Status
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123_000, tzinfo=UTC)
 TTL = timedelta(hours=24)
@@ -20,6 +21,7 @@ class Shelf:
     """A store that keeps what it was asked."""
 
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    found: Code | None = None
 
     async def count(self, **arguments: Any) -> Counts:
         self.asked.append(("count", arguments))
@@ -28,6 +30,10 @@ class Shelf:
     async def count_status(self, **arguments: Any) -> int:
         self.asked.append(("count_status", arguments))
         return 7
+
+    async def find(self, **arguments: Any) -> Code | None:
+        self.asked.append(("find", arguments))
+        return self.found
 
     async def reserve(self, **arguments: Any) -> list[ReservedCode]:
         self.asked.append(("reserve", arguments))
@@ -105,3 +111,19 @@ def test_now_is_in_utc_and_has_the_resolution_that_is_stored() -> None:
     assert now.tzinfo is UTC
     assert now.microsecond % 1000 == 0
     assert before - timedelta(milliseconds=1) < now <= datetime.now(UTC)
+
+
+async def test_a_code_that_is_not_there(inventory: Inventory, shelf: Shelf) -> None:
+    with pytest.raises(NotFoundError):
+        await inventory.find("c", "A")
+    assert shelf.asked == [("find", {"campaign_id": "c", "code": "A", "cut_off": NOW - TTL})]
+
+
+@pytest.mark.parametrize(("age", "shown"), [(TTL, False), (TTL - timedelta(milliseconds=1), True)])
+async def test_an_assigned_code_shows_the_hold_that_it_was_assigned_with(
+    inventory: Inventory, shelf: Shelf, age: timedelta, shown: bool
+) -> None:
+    dates = {"saved": NOW, "reserved": NOW - age, "assigned": NOW}
+    shelf.found = Code("A", CodeType.TM, Status.ASSIGNED, reserve_id="r", **dates)
+    found = await inventory.find("c", "A")
+    assert (found.reserve_id, found.reserved) == (("r", NOW - age) if shown else (None, None))

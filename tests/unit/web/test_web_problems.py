@@ -246,7 +246,7 @@ async def test_no_detail_repeats_a_code(client: Client) -> None:
             ("GET", path)
             for path in ("/v1", "/v1/", "/v1/1", "/v1/1/codes/count/", "/v1/1/reserve/x", "/v1/1/x")
         ),
-        *(("POST", path) for path in ("/v1/1/codes/x", "/v1/1/assign/", "/v1/1//assign", "/metrics/x")),
+        *(("POST", path) for path in ("/v1/1/codes/x/y", "/v1/1/assign/", "/v1/1//assign", "/metrics/x")),
     ],
 )
 async def test_not_found(client: Client, method: str, path: str) -> None:

@@ -16,8 +16,10 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
+from codesvc.errors import NotFoundError
 from codesvc.models import (
     ChangeCounts,
+    Code,
     CodeType,
     Counts,
     Reservation,
@@ -63,6 +65,12 @@ class MemoryInventory:
     async def count_status(self, campaign_id: str, code_type: CodeType, status: Status) -> int:
         await self._begin("count_status", campaign_id, code_type, status)
         return self._number(status)
+
+    async def find(self, campaign_id: str, code: str) -> Code:
+        await self._begin("find", campaign_id, code)
+        if code not in self.codes:
+            raise NotFoundError("There is no such code.")
+        return Code(code, CodeType.TM, self.codes[code], NOW)
 
     async def reserve(self, campaign_id: str, code_type: CodeType, count: int) -> Reservation:
         await self._begin("reserve", campaign_id, code_type, count)
