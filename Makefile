@@ -13,7 +13,7 @@ EXTENSION := $(wildcard codesvc/_fastcsv.*.so)
 EXTENSION_SOURCES := setup.py pyproject.toml $(wildcard codesvc/*.pyx codesvc/*.pxd codesvc/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick sanitize soak build lock clean FORCE
+.PHONY: help run test lint bench bench-quick sanitize soak fuzz build lock clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,9 @@ sanitize: build ## the native core's tests under AddressSanitizer and UndefinedB
 
 soak: build ## callers, uploads and crashes of mongod for five minutes, and what was lost; ARGS="--seconds 3600"
 	@PYTHONPATH=tests $(PY) -m soak $(ARGS)
+
+fuzz: build ## requests made of the OpenAPI document for ten minutes; FUZZ_SECONDS=3600, FUZZ_SEED=7
+	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(PY) -m pytest tests/api/test_fuzz.py $(ARGS)
 
 build: $(VENV)/.built ## .venv with the locked dependencies, and the extension
 

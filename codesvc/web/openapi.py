@@ -346,8 +346,10 @@ def _parameters() -> Json:
         "X-Correlation-ID": {
             "name": "X-Correlation-ID",
             "in": "header",
-            "description": "Comes back on the reply, and is on every log line; made when it is missing.",
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~:/+=@-]{1,128}$"},
+            "description": "Comes back on the reply, and is on every log line. One that is missing, or is not 1 to 128 "
+            "characters of `A-Z a-z 0-9 . _ ~ : / + = @ -`, is replaced.",
+            "schema": {"type": "string"},
+            "example": "0b8f1c9e-6d0c-4f5e-9a55-0d8f3f1f7f10",
         },
         "traceparent": {
             "name": "traceparent",

@@ -72,6 +72,11 @@ def _not_too_many(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def _whole(value: Any) -> Any:
+    """Take 7.0 for the integer that it is to JSON Schema (2020-12, Validation, section 6.1.1)."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _not_too_large(count: int, info: ValidationInfo) -> int:
     if count > _limits(info).max_reserve:
         raise PydanticCustomError("too_large", "is more than {most}", {"most": _limits(info).max_reserve})
@@ -106,7 +111,7 @@ class UploadRequest(_Request):
             description="The object's key, `codes/{campaignId}/{type}/{name}`, at most 1024 bytes of UTF-8.",
             examples=["codes/12345/tm/batch-001.csv"],
             json_schema_extra={
-                "pattern": rf"^codes/{CAMPAIGN_PATTERN}/(tm|external)/(?!.*\.\.)[^\u0000-\u001f\u007f]+$",
+                "pattern": rf"^codes/{CAMPAIGN_PATTERN}/(tm|external)/(?!.*(\.\.|\.gz$))[^\u0000-\u001f\u007f]+$",
                 "maxLength": MAX_FILE_KEY_BYTES,
             },
         ),
@@ -142,6 +147,7 @@ class ReserveRequest(_Request):
     count: Annotated[
         int,
         Field(ge=1, description="How many codes to reserve.", examples=[10]),
+        BeforeValidator(_whole),
         AfterValidator(_not_too_large),
     ]
 

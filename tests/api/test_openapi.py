@@ -155,6 +155,17 @@ def test_parameters(document: Document) -> None:
     assert found["campaignId"]["in"] == "path"
 
 
+def test_a_correlation_id_that_is_replaced_is_not_said_to_be_refused(
+    document: Document, service: Service
+) -> None:
+    schema = document["components"]["parameters"]["X-Correlation-ID"]["schema"]
+    for sent in ("", "of several words", "x" * 129):
+        check(document, schema, sent)
+        reply = service.get("/heartbeat", auth=None, headers={"X-Correlation-ID": sent})
+        assert reply.status == 200
+        assert reply.header("X-Correlation-ID") not in {sent, None}
+
+
 def check(document: Document, node: Document, value: Any) -> None:
     # The references in the node are to #/components.
     OAS31Validator({**node, "components": document["components"]}).validate(value)
@@ -208,7 +219,13 @@ def test_request_bodies_are_what_it_says(document: Document) -> None:
     upload = body("/v1/{campaignId}/codes")
     check(document, upload, {"fileKey": "codes/12345/tm/batch-001.csv"})
     check(document, upload, {"fileKey": "codes/12345/tm/a/b.csv", "header": True, "strict": False})
-    not_uploads: list[Any] = [{}, {"fileKey": 5}, {"fileKey": "codes/1/tm/x", "strict": "yes"}, []]
+    not_uploads: list[Any] = [
+        {},
+        {"fileKey": 5},
+        {"fileKey": "codes/1/tm/x.gz"},
+        {"fileKey": "codes/1/tm/x", "strict": "yes"},
+        [],
+    ]
     for wrong in not_uploads:
         with pytest.raises(Exception, match=r".+"):
             check(document, upload, wrong)
