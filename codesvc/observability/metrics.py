@@ -16,6 +16,7 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,25 @@ LATENCY_BUCKETS: Final = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
 )
 """Upper bounds in seconds: from a reserve out of memory to an upload of a hundred million codes."""
+
+
+class Merge(StrEnum):
+    """How the values that several processes of one pod have for one series become the pod's value."""
+
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+
+
+class MergedGauge(Gauge):
+    """A gauge that says how it is merged. Counters and histograms need not: they are added up.
+
+    A series that not every process shows is merged from those that do.
+    """
+
+    def __init__(self, name: str, doc: str, *, merge: Merge, registry: Registry) -> None:
+        super().__init__(name, doc, registry=registry)
+        self.merge = merge
 
 
 class LatencyHistogram:
@@ -79,11 +99,17 @@ class EventLoopLag:
     """Samples that the maximum looks back on: one minute."""
 
     def __init__(self, registry: Registry) -> None:
-        self._last = Gauge(
-            "event_loop_lag_seconds", "How late the event loop ran its last timer.", registry=registry
+        self._last = MergedGauge(
+            "event_loop_lag_seconds",
+            "How late the event loop ran its last timer.",
+            merge=Merge.MAX,
+            registry=registry,
         )
-        self._worst = Gauge(
-            "event_loop_lag_max_seconds", "The latest a timer ran during the last minute.", registry=registry
+        self._worst = MergedGauge(
+            "event_loop_lag_max_seconds",
+            "The latest a timer ran during the last minute.",
+            merge=Merge.MAX,
+            registry=registry,
         )
         self._samples: deque[float] = deque([0.0], maxlen=self.WINDOW)
         self._handle: asyncio.TimerHandle | None = None
@@ -117,8 +143,8 @@ class RuntimeMetrics:
     """Figures of the process and of the garbage collector, named as by Prometheus's own client."""
 
     def __init__(self, registry: Registry) -> None:
-        def gauge(name: str, doc: str) -> Gauge:
-            return Gauge(name, doc, registry=registry)
+        def gauge(name: str, doc: str, merge: Merge = Merge.SUM) -> MergedGauge:
+            return MergedGauge(name, doc, merge=merge, registry=registry)
 
         def counter(name: str, doc: str) -> Counter:
             return Counter(name, doc, registry=registry)
@@ -127,7 +153,7 @@ class RuntimeMetrics:
         self._virtual = gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.")
         self._cpu = counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")
         self._open_fds = gauge("process_open_fds", "Number of open file descriptors.")
-        self._max_fds = gauge("process_max_fds", "Maximum number of open file descriptors.")
+        self._max_fds = gauge("process_max_fds", "Maximum number of open file descriptors.", Merge.MIN)
         self._threads = gauge("process_threads", "Number of Python threads.")
         self._collections = counter(
             "python_gc_collections_total", "Number of times this generation was collected."
@@ -136,9 +162,9 @@ class RuntimeMetrics:
         self._uncollectable = counter(
             "python_gc_objects_uncollectable_total", "Uncollectable objects found during gc."
         )
-        gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.").set(
-            {}, _start_time()
-        )
+        gauge(
+            "process_start_time_seconds", "Start time of the process since unix epoch in seconds.", Merge.MIN
+        ).set({}, _start_time())
 
     def collect(self) -> None:
         """Bring the library's collectors up to date."""

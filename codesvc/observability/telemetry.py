@@ -11,7 +11,14 @@ from opentelemetry import context as context_api
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Tracer
 
-from codesvc.observability.metrics import EventLoopLag, LatencyHistogram, RuntimeMetrics, render
+from codesvc.observability.metrics import (
+    EventLoopLag,
+    LatencyHistogram,
+    Merge,
+    MergedGauge,
+    RuntimeMetrics,
+    render,
+)
 from codesvc.observability.tracing import NO_SCOPE, SpanScope, active_tracer
 
 CODE_TYPES: Final = ("tm", "external")
@@ -26,13 +33,14 @@ class Telemetry:
 
     Attributes:
         tracer: None while tracing is off.
+        registry: every metric of this process; :meth:`collect` brings it up to date.
         event_loop_lag: start it once the loop runs, and stop it before the loop ends.
 
     """
 
     def __init__(self, *, tracer: Tracer | None = None) -> None:
         self.tracer = active_tracer() if tracer is None else tracer
-        self._registry = registry = Registry()
+        self.registry = registry = Registry()
         self._http = LatencyHistogram(
             "http_response_duration_seconds",
             "Seconds from a request's head to its response, by route template.",
@@ -82,11 +90,15 @@ class Telemetry:
         """Make a span of a whole upload, and hand out what its parts report to."""
         return _UploadScope(self._upload, self.tracer, campaign_id, code_type)
 
-    def render(self, accept: Sequence[str] = ()) -> tuple[bytes, str]:
-        """Return the metrics in the Prometheus text format, and its content type."""
+    def collect(self) -> None:
+        """Bring every metric in the registry up to date."""
         for part in (self._http, self._datastore, self.event_loop_lag, self._runtime):
             part.collect()
-        return render(self._registry, accept)
+
+    def render(self, accept: Sequence[str] = ()) -> tuple[bytes, str]:
+        """Return the metrics in the Prometheus text format, and its content type."""
+        self.collect()
+        return render(self.registry, accept)
 
 
 class UploadTelemetry:
@@ -150,8 +162,11 @@ class _UploadMetrics:
             registry=registry,
         )
         self.bytes = Counter("upload_bytes_total", "Bytes of files that uploads read.", registry=registry)
-        self.in_flight = Gauge(
-            "upload_batches_in_flight", "Batches of uploads being written at this moment.", registry=registry
+        self.in_flight = MergedGauge(
+            "upload_batches_in_flight",
+            "Batches of uploads being written at this moment.",
+            merge=Merge.SUM,
+            registry=registry,
         )
         self.bytes.set({}, 0)
         self.in_flight.set({}, 0)

@@ -6,8 +6,10 @@ import time
 from typing import Any
 
 import pytest
+from aioprometheus.collectors import MetricsTypes
 from prometheus_client.parser import text_string_to_metric_families
 
+from codesvc.observability.metrics import MergedGauge
 from codesvc.observability.telemetry import Telemetry
 
 
@@ -149,6 +151,12 @@ async def test_a_blocked_loop_is_seen() -> None:
     assert 0.1 < value(telemetry, "event_loop_lag_seconds") < 0.6
     assert value(telemetry, "event_loop_lag_max_seconds") == value(telemetry, "event_loop_lag_seconds")
     telemetry.event_loop_lag.stop()
+
+
+def test_every_gauge_says_how_it_is_merged() -> None:
+    gauges = [one for one in Telemetry().registry.get_all() if one.kind is MetricsTypes.gauge]
+    assert len(gauges) > 5
+    assert [one.name for one in gauges if not isinstance(one, MergedGauge)] == []
 
 
 def test_registries_are_apart() -> None:
