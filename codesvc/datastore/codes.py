@@ -66,7 +66,7 @@ class CodeStore:
         self._campaigns = Campaigns(mongo, uuid.uuid4().hex)
         self._motion = Motion(mongo, self._campaigns)
         self._counting = Counting(mongo, self._campaigns, self._motion, telemetry, keeping)
-        self._lending = Lending(mongo, self._campaigns, self._motion)
+        self._lending = Lending(mongo, self._campaigns, self._motion, telemetry)
 
     async def close(self) -> None:
         """Let other processes know that this one writes nothing more."""

@@ -23,7 +23,7 @@ import logging
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
@@ -132,6 +132,7 @@ class _Run:
     """A count by the index that has not begun yet, and who waits for it."""
 
     cut_off: datetime
+    callers: list[contextvars.Context] = field(default_factory=list)
     task: asyncio.Task[Counts] | None = None
 
 
@@ -232,6 +233,7 @@ class Counting:
             # Also where everybody who waited for it has gone away.
             run.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         run.cut_off = max(run.cut_off, cut_off)
+        run.callers.append(contextvars.copy_context())
         assert run.task is not None  # noqa: S101
         return await asyncio.shield(run.task)
 
@@ -240,7 +242,8 @@ class Counting:
         try:
             async with turn:
                 del self._waiting[key]
-                return await self._anew(*key, run.cut_off)
+                with self._telemetry.shared_operation("count_by_index", run.callers):
+                    return await self._anew(*key, run.cut_off)
         finally:
             if self._waiting.get(key) is run:
                 del self._waiting[key]

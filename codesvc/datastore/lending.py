@@ -18,11 +18,12 @@ served, each code held by a condition. No code is lent twice, but two processes 
 """
 
 import asyncio
+import contextvars
 import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Final
 
@@ -36,6 +37,7 @@ from codesvc.datastore.failures import may_be_sent_again, translated
 from codesvc.datastore.holds import Holds
 from codesvc.datastore.motion import Motion
 from codesvc.datastore.orders import Dealer, Order, Request, Share, missing, unfilled
+from codesvc.datastore.telemetry import Telemetry
 from codesvc.errors import DatabaseUnavailableError
 from codesvc.models import CodeType
 
@@ -66,10 +68,11 @@ class Lending:
 
     """
 
-    def __init__(self, mongo: Mongo, campaigns: Campaigns, motion: Motion) -> None:
+    def __init__(self, mongo: Mongo, campaigns: Campaigns, motion: Motion, telemetry: Telemetry) -> None:
         self._mongo = mongo
         self._campaigns = campaigns
         self._motion = motion
+        self._telemetry = telemetry
         self._lenders: dict[tuple[str, CodeType], _Lender] = {}
 
     async def reserve(self, request: Request) -> list[Candidate]:
@@ -82,7 +85,9 @@ class Lending:
             with translated():
                 transactions = (await self._mongo.deployment()).transactions
             kind = _Lender if transactions else _StandaloneLender
-            lender = self._lenders.setdefault(key, kind(self._mongo, self._campaigns, self._motion, *key))
+            lender = self._lenders.setdefault(
+                key, kind(self._mongo, self._campaigns, self._motion, self._telemetry, *key)
+            )
         return await lender.serve(request)
 
 
@@ -90,11 +95,18 @@ class _Lender:
     """Serves the callers of one campaign and type, in the order in which they came."""
 
     def __init__(
-        self, mongo: Mongo, campaigns: Campaigns, motion: Motion, campaign_id: str, code_type: CodeType
+        self,
+        mongo: Mongo,
+        campaigns: Campaigns,
+        motion: Motion,
+        telemetry: Telemetry,
+        campaign_id: str,
+        code_type: CodeType,
     ) -> None:
         self._mongo = mongo
         self._campaigns = campaigns
         self._motion = motion
+        self._telemetry = telemetry
         self._campaign_id = campaign_id
         self._type = code_type
         self._candidates = Candidates(mongo.codes, campaign_id, code_type)
@@ -116,10 +128,12 @@ class _Lender:
     async def serve(self, request: Request) -> list[Candidate]:
         """Hold codes for one caller."""
         loop = asyncio.get_running_loop()
-        order = Order(request, loop.create_future(), time.monotonic() + self._mongo.timeout)
+        deadline = time.monotonic() + self._mongo.timeout
+        order = Order(request, loop.create_future(), deadline, contextvars.copy_context())
         self._waiting.append(order)
         if len(self._workers) < _WORKERS:
-            worker = asyncio.create_task(self._work())
+            # In a context of its own: it outlives the request that it is begun for.
+            worker = asyncio.create_task(self._work(), context=contextvars.Context())
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
         try:
@@ -132,7 +146,7 @@ class _Lender:
         while self._waiting:
             orders = self._next()
             try:
-                with translated(), pymongo.timeout(self._mongo.timeout):
+                with self._lending(orders), translated(), pymongo.timeout(self._mongo.timeout):
                     await self._fill(orders)
             except Exception as error:  # noqa: BLE001 - it is the callers' to see
                 for order in orders:
@@ -142,6 +156,10 @@ class _Lender:
                     order.fail(DatabaseUnavailableError(_TOO_LATE))
                 raise error from None
         self._candidates.forget_later()
+
+    def _lending(self, orders: Sequence[Order]) -> AbstractContextManager[None]:
+        callers = [order.context for order in orders]
+        return self._telemetry.shared_operation("lend", callers, codes=missing(orders))
 
     def _next(self) -> list[Order]:
         """Take those who waited longest; who has gone away meanwhile is passed over."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -24,11 +25,12 @@ class Request:
 
 @dataclass(slots=True)
 class Order:
-    """A request under way; ``deadline`` is of the monotonic clock."""
+    """A request under way; ``deadline`` is of the monotonic clock, ``context`` a copy of the caller's."""
 
     request: Request
     result: "asyncio.Future[list[Candidate]]"
     deadline: float
+    context: Context
     held: list[Candidate] = field(default_factory=list)
 
     @property

@@ -62,13 +62,20 @@ class Store(Protocol):
         """Tell how many codes, and how many bytes, one write may hold."""
 
 
+class Told(Protocol):
+    """Takes what became of a batch."""
+
+    def tell(self, **attributes: str | int) -> None:
+        """Tell it."""
+
+
 class UploadTelemetry(Protocol):
     """What is told of one upload."""
 
     def read(self, size: int) -> None:
         """Count bytes that were read."""
 
-    def batch(self, codes: int) -> AbstractContextManager[None]:
+    def batch(self, codes: int) -> AbstractContextManager[Told]:
         """Time the write of a batch."""
 
     def stored(self, *, inserted: int, updated: int) -> None:
@@ -283,8 +290,9 @@ class _Flight:
 
     async def _write(self, batch: Batch) -> None:
         try:
-            with self._told.batch(len(batch)):
+            with self._told.batch(len(batch)) as told:
                 counts = await self._writer.write(batch)
+                told.tell(inserted=counts.inserted, updated=counts.updated + batch.repeats)
         except BaseException as error:
             self._failure = self._failure or error
             if not isinstance(error, Exception):

@@ -1,6 +1,7 @@
 """Telemetry: what the other rooms report to. Each states a Protocol with the methods it uses."""
 
-from collections.abc import Sequence
+import contextvars
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from time import perf_counter
 from types import TracebackType
@@ -19,7 +20,8 @@ from codesvc.observability.metrics import (
     RuntimeMetrics,
     render,
 )
-from codesvc.observability.tracing import NO_SCOPE, SpanScope, active_tracer
+from codesvc.observability.spans import UNTOLD, UNTOLD_SCOPE, SharedScope, Told, ToldScope
+from codesvc.observability.tracing import NO_SCOPE, SpanScope, active_tracer, unrecorded
 
 CODE_TYPES: Final = ("tm", "external")
 _CHECK_OUTCOMES: Final = {True: "equal", False: "different"}
@@ -71,20 +73,46 @@ class Telemetry:
 
     def datastore_operation(self, name: str, /, **attributes: str | int) -> AbstractContextManager[None]:
         """Time one operation of the datastore under ``name``, and make a span of it with ``attributes``."""
-        if self.tracer is None:
+        if self.tracer is None or unrecorded():
             return _Timed(self._datastore, name, None)
-        scope = SpanScope(self.tracer, f"datastore.{name}", attributes=attributes)
+        scope = SpanScope(self.tracer, f"datastore.{name}", attributes=_named("datastore", attributes))
         return _Timed(self._datastore, name, scope)
 
     def counts_checked(self, *, equal: bool) -> None:
         """Count a comparison of counts that were kept with the index."""
         self._checks.inc({"outcome": _CHECK_OUTCOMES[equal]})
 
-    def storage_operation(self, name: str, /, **attributes: str | int) -> AbstractContextManager[None]:
-        """Make a span of one operation of the object store."""
-        if self.tracer is None:
+    def shared_operation(
+        self, name: str, callers: Sequence[contextvars.Context], /, **attributes: str | int
+    ) -> AbstractContextManager[None]:
+        """Make one span of what is done at once for several callers, who wait in ``callers``.
+
+        It is a child of the first caller's whose trace is recorded, under that one's correlation ID, and bound to
+        the others by links, in both directions.
+        """
+        if self.tracer is None or not callers:
             return NO_SCOPE
-        return _Quiet(SpanScope(self.tracer, f"storage.{name}", attributes=attributes))
+        return SharedScope(self.tracer, f"datastore.{name}", callers, attributes)
+
+    def storage_operation(
+        self, name: str, /, *, method: str, bucket: str, key: str, **attributes: str | int
+    ) -> AbstractContextManager[Told]:
+        """Make a span of one operation of the object store, which is told what became of it.
+
+        ``method`` is the store's name for its requests, as in ``GetObject``.
+        """
+        if self.tracer is None or unrecorded():
+            return UNTOLD_SCOPE
+        # OpenTelemetry's semantic conventions for AWS and S3.
+        told = {
+            "rpc.system": "aws-api",
+            "rpc.service": "S3",
+            "rpc.method": method,
+            "aws.s3.bucket": bucket,
+            "aws.s3.key": key,
+            **_named("storage", attributes),
+        }
+        return ToldScope(SpanScope(self.tracer, f"storage.{name}", attributes=told))
 
     def upload(self, *, campaign_id: str, code_type: str) -> "AbstractContextManager[UploadTelemetry]":
         """Make a span of a whole upload, and hand out what its parts report to."""
@@ -121,10 +149,10 @@ class UploadTelemetry:
         self._bytes += size
         self._metrics.bytes.add(_NO_LABELS, size)
 
-    def batch(self, codes: int) -> AbstractContextManager[None]:
-        """Cover the writing of one batch of ``codes`` codes."""
+    def batch(self, codes: int) -> AbstractContextManager[Told]:
+        """Cover the writing of one batch of ``codes`` codes; its span is told what became of it."""
         scope = None
-        if self._tracer is not None:
+        if self._tracer is not None and self._span is not None:
             attributes = {"codesvc.upload.codes": codes}
             scope = SpanScope(self._tracer, "upload.batch", attributes=attributes, parent=self._context)
         return _Batch(self._metrics.in_flight, scope)
@@ -152,6 +180,10 @@ class UploadTelemetry:
 
 
 _NO_LABELS: Final[dict[str, str]] = {}
+
+
+def _named(room: str, attributes: Mapping[str, str | int]) -> dict[str, str | int]:
+    return {f"codesvc.{room}.{name}": value for name, value in attributes.items()}
 
 
 class _UploadMetrics:
@@ -197,34 +229,16 @@ class _Timed(AbstractContextManager[None]):
             self._scope.__exit__(kind, error, stack)
 
 
-class _Quiet(AbstractContextManager[None]):
-    """Keeps the span from who only wants the block covered."""
-
-    __slots__ = ("_scope",)
-
-    def __init__(self, scope: SpanScope) -> None:
-        self._scope = scope
-
-    def __enter__(self) -> None:
-        self._scope.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
-    ) -> None:
-        self._scope.__exit__(kind, error, stack)
-
-
-class _Batch(AbstractContextManager[None]):
+class _Batch(AbstractContextManager[Told]):
     __slots__ = ("_gauge", "_scope")
 
     def __init__(self, gauge: Gauge, scope: SpanScope | None) -> None:
         self._gauge = gauge
         self._scope = scope
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Told:
         self._gauge.inc(_NO_LABELS)
-        if self._scope is not None:
-            self._scope.__enter__()
+        return UNTOLD if self._scope is None else Told(self._scope.__enter__(), "codesvc.upload.")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
@@ -244,12 +258,14 @@ class _UploadScope(AbstractContextManager[UploadTelemetry]):
         self._tracer = tracer
         self._code_type = code_type
         self._scope: SpanScope | None = None
-        if tracer is not None:
+        if tracer is not None and not unrecorded():
             attributes = {"codesvc.campaign_id": campaign_id, "codesvc.code_type": code_type}
             self._scope = SpanScope(tracer, "upload", kind=SpanKind.INTERNAL, attributes=attributes)
 
     def __enter__(self) -> UploadTelemetry:
         span = None if self._scope is None else self._scope.__enter__()
+        if span is not None and not span.is_recording():
+            span = None
         self._telemetry = UploadTelemetry(self._metrics, self._tracer, self._code_type, span)
         return self._telemetry
 

@@ -7,7 +7,7 @@ for the whole process, and keeps metrics of its own for each request even where 
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 
 from codesvc.observability.logs import correlation_id, show_spans
 
@@ -134,7 +134,7 @@ class SpanScope(AbstractContextManager[Span]):
     An exception leaves its type on the span, never its message: a driver's may hold codes.
     """
 
-    __slots__ = ("_attributes", "_kind", "_name", "_parent", "_span", "_token", "_tracer")
+    __slots__ = ("_attributes", "_kind", "_links", "_name", "_parent", "_span", "_token", "_tracer")
 
     def __init__(
         self,
@@ -144,16 +144,18 @@ class SpanScope(AbstractContextManager[Span]):
         kind: SpanKind = SpanKind.INTERNAL,
         attributes: Attributes | None = None,
         parent: Context | None = None,
+        links: Sequence[Link] = (),
     ) -> None:
         self._tracer = tracer
         self._name = name
         self._kind = kind
         self._attributes = attributes
         self._parent = parent
+        self._links = links
 
     def __enter__(self) -> Span:
         self._span = self._tracer.start_span(
-            self._name, context=self._parent, kind=self._kind, attributes=self._attributes
+            self._name, self._parent, self._kind, self._attributes, self._links
         )
         context = trace.set_span_in_context(self._span, self._parent)
         if not self._span.is_recording():

@@ -6,6 +6,12 @@
 
 A part that breaks off is asked for again from the byte where it broke. Since every request but the first is bound to
 the ETag, all the bytes are of one version of the object.
+
+Opening an object, and each part, is an operation that is told to the telemetry here, with the attributes that
+OpenTelemetry gives to calls of AWS. Its instrumentation of botocore wraps ``BaseClient._make_api_call``, which
+aiobotocore overrides by a coroutine that it never sees; and the span of a call would end with the reply's head, before
+the bytes of a part have come. The requests below are seen by the instrumentation of aiohttp's client, with which
+aiobotocore sends them.
 """
 
 import asyncio
@@ -49,11 +55,20 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
 _NOT_THE_RANGE: Final = "The object store does not honour ranges."
 
 
-class Telemetry(Protocol):
-    """What the source tells of each request."""
+class Told(Protocol):
+    """Takes what became of an operation."""
 
-    def storage_operation(self, name: str, /, **attributes: str | int) -> AbstractContextManager[None]:
-        """Time a block as the operation ``name``."""
+    def tell(self, **attributes: str | int) -> None:
+        """Tell it."""
+
+
+class Telemetry(Protocol):
+    """What the source tells of each operation."""
+
+    def storage_operation(
+        self, name: str, /, *, method: str, bucket: str, key: str, **attributes: str | int
+    ) -> AbstractContextManager[Told]:
+        """Cover the operation ``name``, which sends requests that S3 calls ``method``."""
 
 
 class S3Source:
@@ -137,15 +152,17 @@ class S3Stream:
 
     async def start(self) -> None:
         """Ask for the first part, whose reply tells the size and the ETag of the object."""
-        self._unread = response = await self._get(0, self._part_size)
-        if response is None:
-            return
-        if not response.get("ETag"):
-            raise StorageUnavailableError(
-                "The object store does not tell one version of an object from another."
-            )
-        self._etag = response["ETag"]
-        self._size = _extent(response)[1]
+        with self._operation("open") as told:
+            self._unread = response = await self._get(0, self._part_size)
+            if response is None:
+                return
+            if not response.get("ETag"):
+                raise StorageUnavailableError(
+                    "The object store does not tell one version of an object from another."
+                )
+            self._etag = response["ETag"]
+            self._size = _extent(response)[1]
+            told.tell(size=self._size)
         self._fetch()
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -185,12 +202,14 @@ class S3Stream:
     async def _read(self, start: int, stop: int, queue: asyncio.Queue[bytes | None]) -> None:
         position = start
         tries = 0
+        requests = 0
         try:
-            with self._telemetry.storage_operation("get", offset=start, bytes=stop - start):
+            with self._operation("get", offset=start, length=stop - start) as told:
                 while position < stop:
                     before = position
                     try:
                         # The first part's reply is there already.
+                        requests += self._unread is None
                         response, self._unread = self._unread or await self._get(position, stop), None
                         if response is None:
                             raise SourceChangedError("The object became shorter while it was being read.")
@@ -204,6 +223,7 @@ class S3Stream:
                         failure: Exception | None = error
                     else:
                         failure = None
+                    told.tell(bytes=position - start, requests=requests)
                     tries = 0 if position > before else tries + 1
                     if tries >= _FRUITLESS_TRIES:
                         raise StorageUnavailableError("The object store does not deliver.") from failure
@@ -211,6 +231,11 @@ class S3Stream:
                         await asyncio.sleep(_FIRST_PAUSE * 2**tries)
         finally:
             queue.put_nowait(None)
+
+    def _operation(self, name: str, **attributes: int) -> AbstractContextManager[Told]:
+        return self._telemetry.storage_operation(
+            name, method="GetObject", bucket=self._bucket, key=self._key, **attributes
+        )
 
     async def _get(self, start: int, stop: int) -> "GetObjectOutputTypeDef | None":
         """Ask for the bytes from ``start`` to before ``stop``; None if the object has none there."""

@@ -226,7 +226,9 @@ def _server_span(tracer: Tracer, request: web.Request, route: RouteInfo) -> Span
 
 
 def _describe(span: Span, request: web.Request, route: RouteInfo, status: int) -> None:
-    """Put the attributes of OpenTelemetry's semantic conventions for HTTP servers on the span."""
+    """Put the attributes of OpenTelemetry's semantic conventions for HTTP servers on the span, if it is sampled."""
+    if not span.is_recording():
+        return
     span.set_attribute("http.request.method", _method(request))
     span.set_attribute("url.scheme", request.scheme)
     span.set_attribute("http.response.status_code", status)

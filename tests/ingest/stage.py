@@ -88,6 +88,7 @@ class Audience:
     outcomes: list[str] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     batch_outcomes: list[str] = field(default_factory=list)
+    batch_counts: UploadCounts = field(default_factory=UploadCounts)
     bytes_read: int = 0
     counts: UploadCounts = field(default_factory=UploadCounts)
     invalid_rows: int = 0
@@ -99,10 +100,13 @@ class Audience:
             yield self
 
     @contextmanager
-    def batch(self, codes: int) -> Iterator[None]:
+    def batch(self, codes: int) -> Iterator["Audience"]:
         self.batches.append(codes)
         with _outcome(self.batch_outcomes):
-            yield
+            yield self
+
+    def tell(self, **counts: str | int) -> None:
+        self.batch_counts += UploadCounts(int(counts["inserted"]), int(counts["updated"]))
 
     def read(self, size: int) -> None:
         self.bytes_read += size

@@ -64,7 +64,7 @@ async def test_runs_are_sorted_and_told_of_their_repeats() -> None:
     data = b"".join(b"CODE-%02d\n" % (number * 37 % 50) for number in range(100))
     report = await run(uploads(File([data]), store, audience, batch_size=10, sort_codes=100))
     assert [code for codes in store.begun for code in codes] == [f"CODE-{number:02}" for number in range(50)]
-    assert report.counts == audience.counts == UploadCounts(inserted=50, updated=50)
+    assert report.counts == audience.counts == audience.batch_counts == UploadCounts(inserted=50, updated=50)
 
 
 async def test_uploads_that_begin_beside_others_make_shorter_runs() -> None:

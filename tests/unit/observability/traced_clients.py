@@ -36,7 +36,7 @@ async def talk(uri: str, database: str) -> None:
     app = web.Application()
     app.router.add_get("/object", echo)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        with telemetry.storage_operation("get"):
+        with telemetry.storage_operation("get", method="GetObject", bucket="b", key="k"):
             async with session.get(server.make_url("/object?X-Signature=SECRET-S")) as response:
                 sys.stdout.write(await response.text())
 

@@ -38,7 +38,7 @@ class TracedUploads(MemoryUploads):
                 upload.stored(inserted=codes, updated=0)
 
             tasks = [asyncio.create_task(write()) for _ in range(2)]
-            with self.telemetry.storage_operation("get", offset=0):
+            with self.telemetry.storage_operation("get", method="GetObject", bucket="b", key="k", offset=0):
                 upload.read(100)
             for codes in (5, 7):
                 queue.put_nowait(codes)
