@@ -24,6 +24,7 @@ class Deadlines:
         self._due: dict[asyncio.Task[Any], float] = {}
         self._late: set[asyncio.Task[Any]] = set()
         self._looking = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def within(self, operation: Awaitable[T]) -> T:
         """Await ``operation``.
@@ -32,8 +33,12 @@ class Deadlines:
             DatabaseUnavailableError: the time was up.
 
         """
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine that runs is run by a task
+        # Asked without its loop, asyncio would look for it by the number of the process: a system call.
+        task = None if self._loop is None else asyncio.current_task(self._loop)
+        if task is None:
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - a coroutine that runs is run by a task
+            self._loop = task.get_loop()
         loop = task.get_loop()
         self._due[task] = loop.time() + self._seconds
         if not self._looking:

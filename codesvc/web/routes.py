@@ -90,9 +90,9 @@ def _v1_routes() -> Iterable[Route]:
         # A GET that writes: HEAD would lend codes and show them to nobody.
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/reserve", handlers.reserve, protected=True, head=False),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/reserve", handlers.reserve, protected=True),
+        Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/count", handlers.count, protected=True),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/assign", handlers.assign, protected=True),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/release", handlers.release, protected=True),
-        Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/count", handlers.count, protected=True),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/codes", handlers.upload, protected=True),
         # NOTE: a slash within a code comes as %2F. Behind codes/count, which is no code's address.
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/{{code:[^/]+}}", handlers.code, protected=True),

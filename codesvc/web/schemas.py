@@ -32,7 +32,8 @@ _file_key = re.compile(FILE_KEY_PATTERN).fullmatch
 _control = re.compile(r"[\x00-\x1f\x7f]").search
 
 
-@dataclass(frozen=True, slots=True)
+# By identity, since it is part of the key of what is kept of queries: to hash its members costs as much as the rest.
+@dataclass(frozen=True, slots=True, eq=False)
 class Limits:
     """The sizes that a request is held to; ``max_body`` is in bytes, ``operation_timeout`` in seconds."""
 
