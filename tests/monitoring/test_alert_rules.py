@@ -1,20 +1,15 @@
 """deploy/prometheus/rules: Prometheus takes them, alerts fire when they should, and somebody knows what to do then."""
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from .programs import run
 from .rulefiles import OPERATIONS, RULE_FILES, UNIT_TESTS, alerts, paragraphs, tried_alerts
 
 SEVERITIES = {"critical", "warning"}
 PARTS_OF_A_RUNBOOK = ("*Means*", "*Callers", "*First*", "*Ends*")
-
-
-def run(*command: str | Path) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_prometheus_takes_the_rules(program: Callable[..., Path]) -> None:
