@@ -232,6 +232,7 @@ async def _serve(settings: Settings) -> None:
                 max_reserve=settings.max_reserve, max_codes_per_request=settings.max_codes_per_request
             ),
             dev_token=_dev_token(settings),
+            console=settings.console,
         )
         runner = WebRunner(app, handle_signals=False, shutdown_timeout=_CLOSE_SECONDS)
         await runner.setup()

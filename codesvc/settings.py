@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     jwt_audience: str | None = None
     jwt_leeway: float = Field(0.0, ge=0, le=3600)
     dev: bool = False
+    console: bool = True
+    """Whether there is a page at ``/console``; it can do what the API can, with the token of whoever looks."""
 
     batch_size: int = Field(50_000, ge=1, le=100_000)
     sort_codes: int = Field(1_000_000, ge=1, le=10_000_000)

@@ -13,6 +13,8 @@ import bson
 
 import codesvc._fastcsv
 from codesvc._fastcsv import Extractor
+from codesvc.web.pages import served_pages
+from codesvc.web.schemas import Limits
 
 DEVELOPMENT_ONLY = (
     "cython",
@@ -44,6 +46,12 @@ def check_contents() -> None:
     assert not found, f"the image carries {', '.join(found)}"
 
 
+def check_pages() -> None:
+    """Read the pages with all that they load."""
+    paths = {each.path for each in served_pages(Limits(), dev=False, console=True)}
+    assert {"/docs", "/docs/docs.js", "/console", "/console/console.js", "/openapi.json"} <= paths, paths
+
+
 def check_command() -> None:
     """Run the command: it helps, and it refuses to serve without settings, in one line and with exit code 2."""
     command = Path(sys.executable).with_name("codesvc")
@@ -58,4 +66,5 @@ def check_command() -> None:
 
 check_extension()
 check_contents()
+check_pages()
 check_command()

@@ -43,7 +43,8 @@ def _work(stack: Stack, console: Console, *, codes: int) -> int:
         console.rule(f"[bold]codesvc {__version__}[/], data in {stack.directory}", align="left")
         stack.start()
         demonstrate(stack, console, codes=codes)
-        _say(console, f"\n[bold]{stack.url}/docs[/] shows every request. Ctrl-C ends everything.")
+        _say(console, f"\n[bold]{stack.url}/console[/] shows stock and uploads, and lends codes.")
+        _say(console, f"[bold]{stack.url}/docs[/] shows every request. Ctrl-C ends everything.")
         while True:
             time.sleep(_WATCH_SECONDS)
             stack.check()

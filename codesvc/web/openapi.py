@@ -52,10 +52,10 @@ under `/v1` is to be stored by a cache.
 """
 
 
-def openapi_document(limits: Limits | None = None, *, dev: bool = False) -> Json:
-    """Return the document; with ``dev`` it has ``GET /dev/token`` too."""
+def openapi_document(limits: Limits | None = None, *, dev: bool = False, console: bool = True) -> Json:
+    """Return the document; with ``dev`` it has ``GET /dev/token`` too, without ``console`` it lacks ``/console``."""
     schemas = _schemas(limits or Limits())
-    paths = _v1_paths(schemas) | _operator_paths()
+    paths = _v1_paths(schemas) | _operator_paths(console=console)
     if dev:
         paths["/dev/token"] = {"get": _dev_token()}
     return {
@@ -185,7 +185,7 @@ def _v1_paths(schemas: Json) -> dict[str, Json]:
     }
 
 
-def _operator_paths() -> dict[str, Json]:
+def _operator_paths(*, console: bool) -> dict[str, Json]:
     paths: dict[str, Json] = {}
     for path, summary in (("/heartbeat", "The process answers"), ("/livez", "The process lives")):
         paths[path] = {"get": _public(summary, path, _json_content(StatusReply))}
@@ -201,6 +201,9 @@ def _operator_paths() -> dict[str, Json]:
         "get": _public("This document", "/openapi.json", {"application/json": document})
     }
     paths["/docs"] = {"get": _public("A page to try the service", "/docs", {"text/html": text})}
+    if console:
+        told = "A page to look after a campaign's codes"
+        paths["/console"] = {"get": _public(told, "/console", {"text/html": text})}
     return paths
 
 

@@ -10,10 +10,10 @@ from aiohttp.typedefs import Handler
 from codesvc.observability.telemetry import Telemetry
 from codesvc.web import handlers
 from codesvc.web.deadlines import Deadlines
-from codesvc.web.docs import documentation
 from codesvc.web.handlers import DEADLINES, INVENTORY, LIMITS, UPLOADS, Inventory, Uploads, json_response
 from codesvc.web.health import Health, Metrics
 from codesvc.web.middleware import UNMATCHED, Authenticator, Edge, RouteInfo, expect_nothing
+from codesvc.web.pages import Served, served_pages
 from codesvc.web.schemas import Limits
 
 # NOTE: the pattern takes what no campaign id is, so that it is 400 and not 404.
@@ -49,11 +49,13 @@ def create_web_app(
     draining: Callable[[], bool],
     limits: Limits | None = None,
     dev_token: Callable[[], str] | None = None,
+    console: bool = True,
 ) -> web.Application:
     """Make the application.
 
     ``ready`` tells whether MongoDB answers, ``draining`` whether the process is going away. ``dev_token``
-    makes a token for ``GET /dev/token``; without it, that route does not exist.
+    makes a token for ``GET /dev/token``; without it, that route does not exist. ``console`` says whether
+    there is a page at ``/console``.
     """
     limits = limits or Limits()
     edge = Edge(authenticator=authenticator, telemetry=telemetry, draining=draining)
@@ -68,11 +70,7 @@ def create_web_app(
     _add(app, edge, _operator_routes(health, Metrics(telemetry)))
     if dev_token is not None:
         _add(app, edge, [_dev_token_route(dev_token)])
-    for path, handler in documentation(limits, dev=dev_token is not None).items():
-        template = "/docs" if path.startswith("/docs/") else None
-        _add(
-            app, edge, [Route(hdrs.METH_GET, path, handler, protected=False, traced=False, template=template)]
-        )
+    _add(app, edge, _page_routes(served_pages(limits, dev=dev_token is not None, console=console)))
     _add_nothing(app, edge)
 
     async def lag(_: web.Application) -> AsyncIterator[None]:
@@ -105,6 +103,13 @@ def _operator_routes(health: Health, metrics: Metrics) -> Iterable[Route]:
         Route(hdrs.METH_GET, "/livez", health.alive, protected=False, traced=False),
         Route(hdrs.METH_GET, "/readyz", health.ready, protected=False, traced=False),
         Route(hdrs.METH_GET, "/metrics", metrics.show, protected=False, traced=False),
+    )
+
+
+def _page_routes(pages: Iterable[Served]) -> Iterable[Route]:
+    return (
+        Route(hdrs.METH_GET, each.path, each.handler, protected=False, traced=False, template=each.template)
+        for each in pages
     )
 
 

@@ -130,6 +130,8 @@ class TestHeader:
             "/openapi.json",
             "/docs",
             "/docs/docs.js",
+            "/console",
+            "/console/console.js",
         ):
             assert (await send(anonymous, "GET", path)).status == 200, path
 

@@ -22,6 +22,7 @@ REQUESTS = [
     ("POST", "/readyz", 405),
     ("GET", "/openapi.json", 200),
     ("GET", "/docs", 200),
+    ("GET", "/console", 200),
 ]
 
 

@@ -15,6 +15,7 @@ from webroom import SECRET, Client, Service, metric_samples, send
 from codesvc.models import InvalidRow, Status, UploadCounts, UploadReport
 from codesvc.web.auth import Authenticator, TokenRules
 from codesvc.web.openapi import openapi_document
+from codesvc.web.pages import page_files
 from codesvc.web.problems import PROBLEMS
 from codesvc.web.schemas import Limits
 
@@ -157,7 +158,7 @@ class TestDocument:
         }
         paths = openapi_document(dev=dev)["paths"]
         told = {(method, path) for path, item in paths.items() for method in item if method != "parameters"}
-        assert told == {each for each in served if not each[1].startswith("/docs/")}
+        assert told == {each for each in served if not each[1].startswith(("/docs/", "/console/"))}
 
     def test_names_every_problem(self) -> None:
         text = orjson.dumps(openapi_document()).decode()
@@ -234,26 +235,56 @@ class _Assets(HTMLParser):
         ]
 
 
-class TestPage:
-    """The page to try the service."""
+class TestPages:
+    """The pages for people: the console, and the one to try the service."""
 
-    async def test_is_served_with_all_it_needs(self, anonymous: Client) -> None:
-        page = await send(anonymous, "GET", "/docs")
-        assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    @pytest.mark.parametrize("page", ["docs", "console"])
+    async def test_is_served_with_all_it_needs(self, anonymous: Client, page: str) -> None:
+        """Everything that HTML and modules name is there, below the page's own path, and counted as the page."""
+        reply = await send(anonymous, "GET", f"/{page}")
+        assert reply.headers["Content-Type"] == "text/html; charset=utf-8"
         assets = _Assets()
-        assets.feed(page.body.decode())
-        assert {"docs/docs.js", "docs/docs.css"} <= set(assets.found)
-        for asset in assets.found:
-            assert "//" not in asset
-            assert (await send(anonymous, "GET", f"/{asset}")).status == 200
+        assets.feed(reply.body.decode())
+        waiting = {f"/{asset}" for asset in assets.found if asset.startswith(f"{page}/")}
+        assert f"/{page}/{page}.js" in waiting
+        seen: set[str] = set()
+        while waiting:
+            path = waiting.pop()
+            seen.add(path)
+            found = await send(anonymous, "GET", path)
+            assert found.status == 200, path
+            if path.endswith(".js"):
+                assert found.headers["Content-Type"] == "text/javascript; charset=utf-8"
+                names = re.findall(r'from "\./([a-z]+\.js)"', found.body.decode())
+                waiting |= {f"/{page}/{name}" for name in names} - seen
+        assert seen == set(page_files(page)) - {f"/{page}"}
         samples = metric_samples((await send(anonymous, "GET", "/metrics")).body.decode())
-        assert samples['http_request_count{method="GET",path="/docs",status="200"}'] == 3
+        assert samples[f'http_request_count{{method="GET",path="/{page}",status="200"}}'] == 1 + len(seen)
 
-    @pytest.mark.parametrize("path", ["/docs", "/docs/docs.js", "/docs/docs.css"])
+    @pytest.mark.parametrize("path", [*page_files("docs"), *page_files("console")])
     async def test_asks_no_other_host(self, anonymous: Client, path: str) -> None:
         reply = await send(anonymous, "GET", path)
-        assert not re.search(rb"https?://|@import|url\(", reply.body)
+        body = reply.body.replace(b'xmlns="http://www.w3.org/2000/svg"', b"")
+        assert not re.search(rb"https?://|@import|\burl\(", body)
         policy = reply.headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'none'")
         assert "unsafe" not in policy
+        for rule in ("form-action 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'"):
+            assert rule in policy
         assert reply.headers["X-Content-Type-Options"] == "nosniff"
+
+    async def test_is_not_sent_twice(self, anonymous: Client) -> None:
+        first = await send(anonymous, "GET", "/console")
+        tag = first.headers["ETag"]
+        again = await send(anonymous, "GET", "/console", headers={"If-None-Match": f'"other", {tag}'})
+        assert (again.status, again.body, again.headers["ETag"]) == (304, b"", tag)
+        other = await send(anonymous, "GET", "/console", headers={"If-None-Match": '"other"'})
+        assert (other.status, other.body) == (200, first.body)
+
+    async def test_without_the_console(self) -> None:
+        service = Service(console=False)
+        async with TestClient(TestServer(service.application())) as client:
+            for path in page_files("console"):
+                assert (await send(client, "GET", path)).status == 404
+            assert (await send(client, "GET", "/docs")).status == 200
+            assert "/console" not in (await send(client, "GET", "/openapi.json")).json["paths"]

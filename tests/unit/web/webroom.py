@@ -132,6 +132,7 @@ class Service:
     is_ready: bool = True
     is_draining: bool = False
     dev: bool = False
+    console: bool = True
 
     async def _ready(self) -> bool:
         return self.is_ready
@@ -147,6 +148,7 @@ class Service:
             draining=lambda: self.is_draining,
             limits=self.limits,
             dev_token=token if self.dev else None,
+            console=self.console,
         )
 
         async def close(_: aiohttp.web.Application) -> None:

@@ -1,0 +1,127 @@
+/* Calls of the API. The token is in this module's memory and in the header of requests, nowhere else. */
+
+const REPLY_MILLISECONDS = 45_000;
+const SILENCE_MILLISECONDS = 15_000;
+
+/** What the service refused: the members of application/problem+json (RFC 9457). */
+export class ProblemError extends Error {
+  constructor(status, problem, headers) {
+    super(problem.detail ?? problem.title ?? `The service answered with status ${status}.`);
+    this.status = status;
+    this.title = problem.title ?? `The service answered with status ${status}`;
+    this.detail = problem.detail;
+    this.code = problem.code ?? String(status);
+    this.correlationId = problem.correlationId ?? headers.get("X-Correlation-ID");
+    this.retryAfter = Number(headers.get("Retry-After")) || 0;
+  }
+}
+
+/** No answer: the network, the proxy in between, or the service is down. */
+export class NetworkError extends Error {
+  constructor(late) {
+    super(late ? "There was no answer in time." : "The connection failed.");
+    this.title = "The service cannot be reached";
+    this.detail = `${this.message} What was sent may have been done all the same. Check the connection, then try again.`;
+  }
+}
+
+export class Api {
+  #token = "";
+
+  /** ``refused`` is called with the problem whenever a token is not accepted. */
+  constructor(refused = () => {}) {
+    this.refused = refused;
+  }
+
+  set token(token) {
+    this.#token = token;
+  }
+
+  get signedIn() {
+    return this.#token !== "";
+  }
+
+  /** Return the address of a resource of a campaign, each part encoded; relative, so that a prefix stays. */
+  static path(campaign, ...parts) {
+    return ["v1", campaign, ...parts].map(encodeURIComponent).join("/");
+  }
+
+  /** Make a call and return ``{status, headers, data}``; data is JSON, or a Blob of anything else. */
+  async call(method, path, { query, body, headers = {}, limit = REPLY_MILLISECONDS } = {}) {
+    const response = await this.#send(method, path, { query, body, headers, signal: AbortSignal.timeout(limit) });
+    try {
+      const json = (response.headers.get("Content-Type") ?? "").includes("json");
+      const data = json ? await response.json() : await response.blob();
+      return { status: response.status, headers: response.headers, data };
+    } catch (error) {
+      throw asNetworkError(error);
+    }
+  }
+
+  /**
+   * Yield the JSON of each server-sent event until the service ends the stream.
+   *
+   * By fetch(), since an EventSource cannot carry the token. A stream that says nothing for long is taken for dead.
+   */
+  async *events(path, signal) {
+    const watch = new AbortController();
+    const either = AbortSignal.any([signal, watch.signal]);
+    let timer = setTimeout(() => watch.abort(), SILENCE_MILLISECONDS);
+    try {
+      const response = await this.#send("GET", path, { headers: { Accept: "text/event-stream" }, signal: either });
+      let rest = "";
+      for await (const text of pieces(response.body)) {
+        clearTimeout(timer);
+        timer = setTimeout(() => watch.abort(), SILENCE_MILLISECONDS);
+        const blocks = (rest + text).replaceAll("\r\n", "\n").split("\n\n");
+        rest = blocks.pop();
+        for (const block of blocks) {
+          const data = block.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5));
+          if (data.length) yield JSON.parse(data.join("\n"));
+        }
+      }
+    } catch (error) {
+      if (!signal.aborted) throw asNetworkError(error);
+    } finally {
+      clearTimeout(timer);
+      watch.abort();
+    }
+  }
+
+  async #send(method, path, { query = {}, body, headers = {}, signal }) {
+    const sent = { ...headers };
+    if (this.#token) sent.Authorization = `Bearer ${this.#token}`;
+    if (body !== undefined) sent["Content-Type"] = "application/json";
+    const address = Object.keys(query).length ? `${path}?${new URLSearchParams(query)}` : path;
+    const options = { method, headers: sent, body: JSON.stringify(body), cache: "no-store", redirect: "error", signal };
+    let response;
+    try {
+      response = await fetch(address, options);
+    } catch (error) {
+      throw asNetworkError(error);
+    }
+    if (response.ok) return response;
+    const problem = new ProblemError(response.status, await response.json().catch(() => ({})), response.headers);
+    if (response.status === 401) this.refused(problem);
+    throw problem;
+  }
+}
+
+/** Yield a body's text as it comes. */
+async function* pieces(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+function asNetworkError(error) {
+  if (error instanceof ProblemError || error instanceof NetworkError) return error;
+  return new NetworkError(error.name === "TimeoutError");
+}

@@ -1,0 +1,34 @@
+/* The console: wires signing in, the stock, the uploads and the codes of one campaign together. */
+
+import { Api } from "./api.js";
+import { Codes } from "./codes.js";
+import { Session } from "./session.js";
+import { Stock } from "./stock.js";
+import { Uploads } from "./uploads.js";
+
+const api = new Api();
+const stock = new Stock(api);
+const uploads = new Uploads(api, () => stock.refresh());
+const codes = new Codes(api, () => stock.refresh());
+new Session(api, {
+  async open(campaign) {
+    // The first call proves the token and the campaign's name; nothing changes on the page if it fails.
+    await stock.open(campaign);
+    codes.open(campaign);
+    await uploads.open(campaign);
+  },
+  close: () => uploads.close(),
+});
+
+learn();
+
+/** What this service offers is in its OpenAPI document, which every service shows. */
+async function learn() {
+  try {
+    const { data } = await api.call("GET", "openapi.json");
+    if (data.paths["/dev/token"]) session.offerDevToken();
+    codes.limit({ mostReserved: data.components.schemas.ReserveRequest?.properties.count.maximum });
+  } catch {
+    // The page works without; the service checks everything anyway, and tells about itself at sign-in.
+  }
+}

@@ -1,0 +1,214 @@
+/* The uploads of a campaign: the form that starts one, and the list with its live progress. */
+
+import { Api, NetworkError } from "./api.js";
+import { confirmed } from "./confirm.js";
+import { byId, number, onSubmit, plural, save, tell, tellError } from "./dom.js";
+import { UploadView, fileName, isActive } from "./upload.js";
+
+// A browser opens six connections to a host (HTTP/1.1): streams must leave some of them to calls.
+const MOST_STREAMS = 3;
+const FIRST_SHOWN = 5;
+const BUSY_MILLISECONDS = 3_000;
+const QUIET_MILLISECONDS = 15_000;
+const AGAIN_MILLISECONDS = 2_000;
+const DOWNLOAD_MILLISECONDS = 600_000;
+
+export class Uploads {
+  #api;
+  #finished;
+  #campaign = "";
+  #views = new Map();
+  #streams = new Map();
+  #timer = 0;
+  #most = FIRST_SHOWN;
+
+  /** ``finished()`` is called whenever an upload that was seen under way has come to its end. */
+  constructor(api, finished) {
+    this.#api = api;
+    this.#finished = finished;
+    onSubmit(byId("upload-form"), byId("upload-told"), () => this.#start());
+    for (const id of ["upload-type", "upload-name"]) byId(id).addEventListener("input", () => this.#showKey());
+    byId("upload-form").addEventListener("reset", () => setTimeout(() => this.#showKey()));
+    byId("uploads-more").addEventListener("click", () => this.#showMore());
+    document.addEventListener("visibilitychange", () => this.#schedule(0));
+  }
+
+  /** Show the uploads of a campaign, from now on. */
+  async open(campaign) {
+    this.close();
+    if (campaign !== this.#campaign) {
+      this.#campaign = campaign;
+      this.#views.clear();
+      this.#most = FIRST_SHOWN;
+      byId("uploads").replaceChildren();
+      tell(byId("upload-told"));
+    }
+    this.#showKey();
+    await this.#refresh();
+  }
+
+  /** End everything that goes on in the background. */
+  close() {
+    clearTimeout(this.#timer);
+    for (const stream of this.#streams.values()) stream.abort();
+    this.#streams.clear();
+  }
+
+  #fileKey() {
+    // Pasted as a whole, a key is taken for what it is.
+    const name = byId("upload-name").value.trim();
+    return name.startsWith("codes/") ? name : `codes/${this.#campaign}/${byId("upload-type").value}/${name}`;
+  }
+
+  #showKey() {
+    byId("upload-key").textContent = this.#fileKey();
+  }
+
+  async #start() {
+    const campaign = this.#campaign;
+    const { data } = await this.#api.call("POST", Api.path(campaign, "codes"), {
+      headers: { Prefer: "respond-async" },
+      body: { fileKey: this.#fileKey(), header: byId("upload-header").checked, strict: byId("upload-strict").checked },
+    });
+    if (campaign !== this.#campaign) return;
+    this.#show(data, { first: true });
+    announce(`The upload of ${fileName(data)} has started.`);
+    this.#follow();
+  }
+
+  async #refresh() {
+    const campaign = this.#campaign;
+    try {
+      const { data } = await this.#api.call("GET", Api.path(campaign, "uploads"));
+      if (campaign !== this.#campaign) return;
+      tell(byId("uploads-told"));
+      // The oldest first, each put before the others: what is new comes to the top.
+      for (const upload of [...data.uploads].reverse()) this.#show(upload, { first: !this.#views.has(upload.uploadId) });
+    } catch (error) {
+      this.#complain(error);
+    }
+    this.#limit();
+    this.#follow();
+  }
+
+  /** Tell once that the list is not up to date; an alert that is said every few seconds helps nobody. */
+  #complain(error) {
+    if (this.#api.signedIn && !byId("uploads-told").hasChildNodes()) tellError(byId("uploads-told"), error);
+  }
+
+  #show(upload, { first = false } = {}) {
+    let view = this.#views.get(upload.uploadId);
+    if (!view) {
+      view = new UploadView(upload, {
+        cancel: (each) => this.#end(each, "cancel"),
+        takeBack: (each) => this.#end(each, "takeBack"),
+        invalidRows: (each) => this.#download(each),
+      });
+      this.#views.set(upload.uploadId, view);
+      if (first) byId("uploads").prepend(view.node);
+      else byId("uploads").append(view.node);
+      this.#limit();
+      return;
+    }
+    const was = view.upload;
+    // A reply that overtook a later event knows less.
+    if (upload.updatedAt < was.updatedAt) return;
+    view.update(upload);
+    if (isActive(was) && !isActive(upload)) {
+      announce(`The upload of ${fileName(upload)} has ${ENDS[upload.state]}: ${plural(upload.count.in, "code")}, `
+        + `${plural(upload.invalid?.count ?? 0, "invalid row")}.`);
+      this.#finished();
+    }
+  }
+
+  #limit() {
+    const nodes = [...byId("uploads").children];
+    nodes.forEach((node, index) => { node.hidden = index >= this.#most; });
+    byId("uploads-none").hidden = nodes.length > 0 || byId("uploads-told").hasChildNodes();
+    byId("uploads-more").hidden = nodes.length <= this.#most;
+    byId("uploads-more").textContent = `Show ${number(nodes.length - this.#most)} more`;
+  }
+
+  #showMore() {
+    const next = byId("uploads").children[this.#most];
+    this.#most = Infinity;
+    this.#limit();
+    next?.querySelector("button:not([hidden])")?.focus();
+  }
+
+  /** Open streams of the uploads under way, the latest first, and say when to look at the list again. */
+  #follow() {
+    if (!this.#api.signedIn) return;
+    const active = [...byId("uploads").children].map((node) => node.dataset.upload)
+      .filter((id) => isActive(this.#views.get(id).upload));
+    for (const id of active) {
+      if (this.#streams.size < MOST_STREAMS && !this.#streams.has(id)) this.#stream(id);
+    }
+    this.#schedule(active.some((id) => !this.#streams.has(id)) ? BUSY_MILLISECONDS : QUIET_MILLISECONDS);
+  }
+
+  #schedule(milliseconds) {
+    clearTimeout(this.#timer);
+    if (!document.hidden && this.#api.signedIn) this.#timer = setTimeout(() => this.#refresh(), milliseconds);
+  }
+
+  async #stream(id) {
+    const stream = new AbortController();
+    this.#streams.set(id, stream);
+    const path = Api.path(this.#campaign, "uploads", id, "events");
+    try {
+      for await (const upload of this.#api.events(path, stream.signal)) this.#show(upload);
+    } catch (error) {
+      if (error instanceof NetworkError) this.#complain(error);
+    }
+    if (stream.signal.aborted) return;
+    this.#streams.delete(id);
+    // Over because the upload is, or broken off: the list tells which.
+    this.#schedule(AGAIN_MILLISECONDS);
+  }
+
+  async #end(view, how) {
+    const { upload } = view;
+    if (!(await confirmed(QUESTIONS[how](upload)))) return;
+    tell(view.told);
+    const path = Api.path(this.#campaign, "uploads", upload.uploadId);
+    try {
+      await this.#api.call("DELETE", path);
+      this.#show((await this.#api.call("GET", path)).data);
+    } catch (error) {
+      tellError(view.told, error);
+    }
+  }
+
+  async #download(view) {
+    const { upload } = view;
+    tell(view.told);
+    const path = Api.path(this.#campaign, "uploads", upload.uploadId, "invalid");
+    try {
+      const { data } = await this.#api.call("GET", path, { limit: DOWNLOAD_MILLISECONDS });
+      save(`invalid-rows-${upload.uploadId}.csv`, data);
+    } catch (error) {
+      tellError(view.told, error);
+    }
+  }
+}
+
+const ENDS = { succeeded: "succeeded", failed: "failed", cancelled: "been cancelled" };
+
+const QUESTIONS = {
+  cancel: (upload) => ({
+    title: "Cancel this upload?",
+    text: `${fileName(upload)}: the codes that are stored by then stay. Sending the upload again later is safe.`,
+    yes: "Cancel the upload",
+  }),
+  takeBack: (upload) => ({
+    title: "Take back the codes of this upload?",
+    text: `${fileName(upload)} brought ${plural(upload.count.inserted, "new code")}. Those of them that are still `
+      + "available are removed from the stock; reserved and assigned ones stay. This cannot be undone.",
+    yes: "Take back",
+  }),
+};
+
+function announce(text) {
+  byId("announcements").textContent = text;
+}
