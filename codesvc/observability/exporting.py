@@ -106,6 +106,7 @@ class _Reporting(SpanExporter):
         self._lost = 0
         self._untold = 0
         self._told = float("-inf")
+        self._reason: str | None = None
         self._ended = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -122,6 +123,7 @@ class _Reporting(SpanExporter):
                 self._lost = self._untold = 0
                 self._told = float("-inf")
             return result
+        self._reason = _Reasons.last or self._reason
         self._lost += len(spans)
         self._untold += len(spans)
         if time.monotonic() - self._told >= _REPEAT_SECONDS:
@@ -146,7 +148,7 @@ class _Reporting(SpanExporter):
     def _tell(self) -> None:
         self._told = time.monotonic()
         self._untold = 0
-        _logger.warning("spans could not be sent", extra={"reason": _Reasons.last, "spansLost": self._lost})
+        _logger.warning("spans could not be sent", extra={"reason": self._reason, "spansLost": self._lost})
 
 
 class _Reasons(logging.Handler):

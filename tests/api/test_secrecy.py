@@ -1,20 +1,16 @@
 """Codes and tokens are secrets: what the service writes and exports tells none of them."""
 
-import gzip
-import http.server
 import json
-import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from pymongo import MongoClient
 
 from .harness import CODE_MARK, Document, Service, csv_of, eventually, make_codes, new_campaign, token
+from .otlp import CALLER, Receiver, receiving_http
 from .world import World
 
 
@@ -97,49 +93,10 @@ def test_a_log_line_for_every_request_of_a_failure(service: Service, campaign: s
     assert any(400 in line.values() for line in lines)
 
 
-@dataclass
-class Collector:
-    """An OTLP/HTTP receiver that keeps what it is sent."""
-
-    port: int = 0
-    spans: list[Any] = field(default_factory=list)
-    raw: list[bytes] = field(default_factory=list)
-
-
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    made = Collector()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers.get("Content-Encoding") == "gzip":
-                body = gzip.decompress(body)
-            if self.path.endswith("/v1/traces"):
-                request = ExportTraceServiceRequest.FromString(body)
-                made.raw.append(body)
-                made.spans += [
-                    span
-                    for resource in request.resource_spans
-                    for scope in resource.scope_spans
-                    for span in scope.spans
-                ]
-            self.send_response(200)
-            self.send_header("Content-Type", "application/x-protobuf")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-            """Say nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield made
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def collector() -> Iterator[Receiver]:
+    with receiving_http() as receiver:
+        yield receiver
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +106,14 @@ def traced(
     api_bucket: str,
     api_settings: dict[str, str | None],
     logs: Path,
-    collector: Collector,
+    collector: Receiver,
     new_database: Callable[[str], str],
 ) -> Iterator[World]:
     database = new_database("traced")
     settings = api_settings | {
         "CODESVC_MONGO_DATABASE": database,
         "CODESVC_BATCH_SIZE": "10",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
     service = Service(logs / "traced.log", **settings)
@@ -166,43 +123,8 @@ def traced(
         service.stop()
 
 
-CALLER = "00f067aa0ba902b7"
-
-
-def spans_of(collector: Collector, trace: str) -> list[Any]:
-    """Wait for all spans of a trace: they are sent in the order in which they end, the server's own last."""
-
-    def found() -> list[Any] | None:
-        spans = [span for span in collector.spans if span.trace_id.hex() == trace]
-        return spans if any(span.parent_span_id.hex() == CALLER for span in spans) else None
-
-    spans: list[Any] = eventually(found, limit=10)
-    return spans
-
-
-def test_spans_of_an_upload(traced: World, collector: Collector, campaign: str) -> None:
-    """A server span below the caller's, with the S3 and datastore operations, and batches, below it."""
-    trace, correlation = uuid.uuid4().hex, uuid.uuid4().hex
-    key = traced.put(campaign, csv_of(make_codes(50)))
-    headers = {"traceparent": f"00-{trace}-{CALLER}-01", "X-Correlation-ID": correlation}
-    reply = traced.service.post(f"/v1/{campaign}/codes", {"fileKey": key}, headers=headers)
-    assert reply.status == 200
-    spans = spans_of(collector, trace)
-    by_id = {span.span_id.hex(): span for span in spans}
-    roots = [span for span in spans if span.parent_span_id.hex() not in by_id]
-    assert [span.parent_span_id.hex() for span in roots] == [CALLER]
-    assert roots[0].kind == 2, "the server's span"
-    batches = [span for span in spans if "batch" in span.name.lower()]
-    assert len(batches) == 5
-    for span in spans:
-        values = [attribute.value.string_value for attribute in span.attributes]
-        assert correlation in values, f"{span.name} lacks the correlation ID"
-    for line in traced.service.log_lines_of(correlation):
-        assert trace in line.values()
-
-
 @pytest.mark.parametrize("action", ["count", "reserve", "assign", "release"])
-def test_spans_of_a_small_request(traced: World, collector: Collector, campaign: str, action: str) -> None:
+def test_spans_of_a_small_request(traced: World, collector: Receiver, campaign: str, action: str) -> None:
     codes = make_codes(5)
     traced.stock(campaign, codes)
     trace, correlation = uuid.uuid4().hex, uuid.uuid4().hex
@@ -215,23 +137,23 @@ def test_spans_of_a_small_request(traced: World, collector: Collector, campaign:
         "release": lambda: service.post(f"/v1/{campaign}/release", {"codes": codes}, headers=headers),
     }[action]()
     assert reply.status == 200
-    for span in spans_of(collector, trace):
+    for span in collector.trace(trace).spans:
         values = [attribute.value.string_value for attribute in span.attributes]
         assert correlation in values, f"{span.name} lacks the correlation ID"
 
 
-def test_spans_tell_no_secret(traced: World, collector: Collector) -> None:
+def test_spans_tell_no_secret(traced: World, collector: Receiver) -> None:
     every_kind_of_request(traced)
     # Spans are sent in order, so those before have arrived with this one.
     last = uuid.uuid4().hex
     traced.service.get("/livez", headers={"traceparent": f"00-{last}-{CALLER}-01"})
     traced.service.get("/v1/c/codes/count?type=tm", headers={"traceparent": f"00-{last}-{CALLER}-01"})
-    spans_of(collector, last)
+    collector.trace(last)
     traced.service.check_log()
-    for span in list(collector.spans):
+    for span in collector.spans:
         for attribute in span.attributes:
             assert CODE_MARK not in str(attribute.value), f"{span.name} tells a code in {attribute.key}"
-    for body in list(collector.raw):
+    for body in list(collector.bodies):
         assert CODE_MARK.encode() not in body, "a span tells a code"
         assert b"eyJ" not in body, "a span tells a token"
         assert b"access_token" not in body, "a span tells a query string"
