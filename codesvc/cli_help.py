@@ -67,7 +67,9 @@ environment (default):
   CODESVC_MAX_RESERVE             codes in one reserve (10000)
   CODESVC_MAX_CODES_PER_REQUEST   codes in one assign or release (100000)
 
-  OTEL_*                          OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT turns tracing on
+  OTEL_EXPORTER_OTLP_ENDPOINT     where traces go: http://collector:4318 (none)
+  OTEL_EXPORTER_OTLP_PROTOCOL     http/protobuf or grpc (http/protobuf)
+  OTEL_*                          the rest of OpenTelemetry's variables
 
 example:
   CODESVC_MONGO_URI=mongodb://db.example:27017/?replicaSet=rs0 \\
