@@ -1,6 +1,8 @@
 """The dashboard that is committed, and its queries as Prometheus would get them."""
 
 import json
+from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final
 
 from .rulefiles import ROOT
@@ -27,7 +29,8 @@ def panels() -> list[Any]:
     return [panel for panel in load()["panels"] if panel["type"] != "row"]
 
 
-def queries() -> dict[str, str]:
+@cache
+def queries() -> Mapping[str, str]:
     """Return every expression with its variables filled in, by the panel's title and the query's letter."""
     found = {
         f"{panel['title']} {target['refId']}": target["expr"]

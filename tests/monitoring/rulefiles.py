@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,8 @@ class Rule:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
-def rules() -> list[Rule]:
+@cache
+def rules() -> tuple[Rule, ...]:
     """Return every rule of every file."""
     found: list[Rule] = []
     for file in RULE_FILES:
@@ -34,16 +36,18 @@ def rules() -> list[Rule]:
             for rule in group["rules"]:
                 texts = {name: rule.get(name, {}) for name in ("labels", "annotations")}
                 found.append(Rule(rule.get("record"), rule.get("alert"), rule["expr"], **texts))
-    return found
+    return tuple(found)
 
 
-def alerts() -> dict[str, Rule]:
+@cache
+def alerts() -> Mapping[str, Rule]:
     """Return every alert by its name."""
     found = {rule.alert: rule for rule in rules() if rule.alert is not None}
     assert len(found) == sum(rule.alert is not None for rule in rules()), "two alerts have one name"
     return found
 
 
+@cache
 def tried_alerts() -> tuple[set[str], set[str]]:
     """Return the alerts that a unit test fires, and those that one comes near to firing."""
     firing: set[str] = set()
