@@ -1,15 +1,19 @@
 """The command line. Each command imports what it needs when it runs, so that ``--help`` answers at once."""
 
 import argparse
-import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING
 
-from codesvc import cli_help
+from codesvc import cli_help, cli_remote
+from codesvc.cli_output import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from codesvc.cli_output import complain as _complain
+from codesvc.cli_output import print_line as _print
+from codesvc.cli_output import print_report as _print_report
+from codesvc.cli_output import run as _run
 from codesvc.errors import (
     CodesvcError,
     SettingsError,
@@ -22,13 +26,6 @@ from codesvc.version import __version__
 
 if TYPE_CHECKING:
     from codesvc.settings import Settings
-
-EXIT_OK: Final = 0
-EXIT_FAILURE: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_INTERRUPTED: Final = 130
-
-_Result = TypeVar("_Result")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         cli_help.ENVIRONMENT + cli_help.EXIT_CODES,
         _verify,
     )
+    cli_remote.add_commands(add)
     add("openapi", "print the OpenAPI document", cli_help.OPENAPI, cli_help.EXIT_CODES, _openapi)
     return parser
 
@@ -184,23 +182,6 @@ async def _upload(
         )
 
 
-def _print_report(report: UploadReport, *, seconds: float, as_json: bool) -> None:
-    counts = report.counts
-    if as_json:
-        count = {"in": counts.total, "inserted": counts.inserted, "updated": counts.updated}
-        samples = [{"line": row.line, "reason": row.reason} for row in report.invalid_samples]
-        invalid = {"count": report.invalid_count, "samples": samples}
-        _print(json.dumps({"count": count, "invalid": invalid, "seconds": round(seconds, 3)}))
-        return
-    rate = f"{counts.total / max(seconds, 0.001):,.0f} codes/s"
-    _print(f"{counts.total:,} codes in {seconds:.2f} s ({rate})")
-    _print(f"{counts.inserted:,} inserted, {counts.updated:,} updated, {report.invalid_count:,} invalid rows")
-    for row in report.invalid_samples:
-        _print(f"line {row.line}: {row.reason}")
-    if report.invalid_count > len(report.invalid_samples):
-        _print(f"… and {report.invalid_count - len(report.invalid_samples):,} more")
-
-
 def _print_rejection(error: UploadRejectedError, *, as_json: bool) -> int:
     counts = error.counts
     if as_json:
@@ -262,25 +243,6 @@ def _openapi(_options: argparse.Namespace) -> int:
 
     _print(json.dumps(openapi_document(), indent=2))
     return EXIT_OK
-
-
-def _run(job: Coroutine[Any, Any, _Result]) -> _Result:
-    try:
-        from uvloop import new_event_loop  # noqa: PLC0415
-    except ModuleNotFoundError:
-        return asyncio.run(job)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(job)
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def _complain(line: str) -> None:
-    one_line = " ".join(line.split())
-    sys.stderr.write(f"codesvc: {one_line}\n")
 
 
 def _port(text: str) -> int:

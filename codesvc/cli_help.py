@@ -20,6 +20,7 @@ start here:
   codesvc dev                        everything on this machine, with a demonstration
   codesvc serve --help               the environment variables of a deployment
   codesvc ingest --help              an upload without HTTP
+  codesvc upload --help              an upload by a service that runs
 
 {EXIT_CODES}"""
 
@@ -149,3 +150,50 @@ are passed over: while they are, nothing is kept. Exit code 1 if any were wrong.
 OPENAPI: Final = """\
 Prints the OpenAPI 3.1 document, the same that GET /openapi.json serves.
 """
+
+REMOTE: Final = f"""\
+environment:
+  CODESVC_URL         the service (http://127.0.0.1:8080); SSL_CERT_FILE has other authorities
+  CODESVC_TOKEN       the token to send; without it, one is minted with
+  CODESVC_JWT_SECRET  the secret of the service
+
+{EXIT_CODES}"""
+
+UPLOAD: Final = """\
+Has a running service load a file of its bucket, and shows how far it is. The upload is
+the service's: interrupted by Ctrl-C, it goes on there (--cancel-on-interrupt ends it).
+"""
+
+UPLOADS: Final = """\
+Lists the uploads of a campaign, the latest first; or shows one of them, follows it to
+its end, or cancels it.
+"""
+
+COUNT: Final = """\
+Counts the codes of a campaign and type by status.
+"""
+
+RESERVE: Final = """\
+Reserves codes and prints them, one a line; standard error says under which reservation,
+and how many there are if fewer are left than asked for.
+"""
+
+ASSIGN: Final = """\
+Gives codes away for good: available ones and reserved ones.
+"""
+
+RELEASE: Final = """\
+Makes reserved codes available again; passes over all others.
+"""
+
+CODES_EPILOG: Final = f"""\
+Codes are as good as money, and a process list shows arguments to everybody: rather than
+as arguments, give them in a file or on standard input (-), one a line. Any number will
+do; what does not fit into one request goes in several, one after the other.
+
+examples:
+  codesvc reserve summer --type tm --count 10 > lent.txt
+  codesvc assign summer --file lent.txt
+  codesvc reserve summer --type tm --count 10 | codesvc assign summer -
+
+{REMOTE}"""

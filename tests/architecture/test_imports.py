@@ -28,11 +28,14 @@ ROOMS: dict[str, frozenset[str] | None] = {
     "sources": LEAVES | {"settings"},
     "observability": LEAVES - {"models", "errors"} | {"settings"},
     "web": LEAVES | {"inventory", "ingest", "observability"},
+    "client": LEAVES,
     "cli_help": frozenset(),
     "livez": frozenset(),
     "progress": frozenset(),
     "app": ALL,
     "cli": ALL,
+    "cli_output": LEAVES,
+    "cli_remote": ALL,
     "__main__": ALL,
     "local": ALL,
 }
@@ -46,6 +49,8 @@ THIRD_PARTY: dict[str, frozenset[str] | None] = {
     "errors": frozenset(),
     "inventory": frozenset(),
     "ingest": frozenset(),
+    # NOTE: whoever installs the client alone gets these, and OpenTelemetry only if it is there.
+    "client": frozenset({"aiohttp", "opentelemetry", "orjson", "yarl"}),
     "cli_help": frozenset(),
     "livez": frozenset(),
     "progress": frozenset({"rich"}),

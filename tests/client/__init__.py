@@ -1,0 +1,1 @@
+"""The Python client and the commands built on it, against a real service."""
