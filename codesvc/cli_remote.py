@@ -56,6 +56,7 @@ def add_commands(add: Add) -> None:
     )
     uploads.add_argument("campaign", metavar="CAMPAIGN")
     uploads.add_argument("upload_id", metavar="UPLOAD_ID", nargs="?", help="one of them")
+    uploads.add_argument("--limit", type=int, default=20, metavar="N", help="list so many at the most (20)")
     what = uploads.add_mutually_exclusive_group()
     what.add_argument("--follow", action="store_true", help="show how far it is until it has ended")
     what.add_argument("--cancel", action="store_true", help="cancel it, if it is under way")
@@ -182,7 +183,8 @@ async def _interrupted(client: "Client", campaign: str, last: "Upload | None", *
         complain("interrupted: the upload may go on in the service; to send the file again is safe")
     elif cancel:
         upload = await client.cancel_upload(campaign, last.upload_id)
-        complain(f"interrupted: the upload {last.upload_id} is {upload.state}; what it stored stays")
+        state = upload.state if upload.state.ended else "being cancelled"
+        complain(f"interrupted: the upload {last.upload_id} is {state}; what it stored stays")
     else:
         look = f"codesvc uploads {campaign} {last.upload_id}"
         complain(f"interrupted: the upload goes on in the service; {look} shows it, --follow or --cancel")
@@ -193,7 +195,7 @@ async def _uploads(client: "Client", options: argparse.Namespace) -> int:
     if upload_id is None:
         if options.follow or options.cancel:
             raise SettingsError("UPLOAD_ID: is needed to follow or to cancel an upload")
-        every = await client.uploads(campaign)
+        every = await client.uploads(campaign, limit=options.limit)
         if options.json:
             print_line(json.dumps({"uploads": [_as_json(each) for each in every]}))
         else:

@@ -16,7 +16,8 @@ what happened                                  took       reads,  upload, assign
 no connection: refused, unknown host, timeout  no         yes     yes                         yes
 the certificate is not trusted, no TLS         no         no      no                          no
 429                                            no         yes     yes                         yes
-503 ``draining``, ``keysUnavailable``          no         yes     yes                         yes
+503 ``draining``, ``keysUnavailable``,         no         yes     yes                         yes
+``tooManyUploads``
 503 ``databaseUnavailable``                    perhaps    yes     yes; counts tell less       no
 503 ``storageUnavailable``                     perhaps    yes     yes; counts tell less       no
 502, 503, 504 of somebody in between           perhaps    yes     yes; counts tell less       no
@@ -28,8 +29,7 @@ the connection broke, or no reply in time      perhaps    yes     yes; counts te
 "Counts tell less": to assign a code twice leaves it as to assign it once, but the second time counts nothing; the
 result's ``exact`` is then False. A reserve that is sent twice may hold twice as many codes, half of which nobody knows
 of; so it is not, the error has ``may_have_taken_effect`` set, and those codes are available again when their hold ends.
-``reserve(repeat=True)`` accepts that. DELETE of an upload goes by the last column, too: to send it twice to an upload
-is to cancel it and then to take back its codes.
+``reserve(repeat=True)`` accepts that. The DELETE that cancels an upload goes by the last column, too.
 
 Every try of an upload, reserve, assign or release carries one ``Idempotency-Key``. A service that remembers keys gives
 the first try's reply to the others; then all that is transient is tried again in every column, counts are exact, and so

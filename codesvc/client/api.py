@@ -26,13 +26,14 @@ from codesvc.client.replies import (
     read_uploads,
 )
 from codesvc.client.retries import Kind, RetryPolicy
-from codesvc.client.transport import Call, TokenProvider, Transport, understood
+from codesvc.client.transport import Call, TokenProvider, Transport, only_once, understood
 from codesvc.client.uploads import follow
 from codesvc.models import Code, CodeType, Counts, Reservation, Status
 
 _CODES_PER_REQUEST: Final = 100_000
 _LARGEST_BODY: Final = 24 << 20
 """Bytes; the service takes 32 MiB."""
+_LARGEST_PAGE: Final = 100
 _KEEP_ALIVE_SECONDS: Final = 15.0
 """Less than any server or load balancer keeps an idle connection: a request must not meet its end."""
 
@@ -89,6 +90,7 @@ class Client:
             self._own = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(keepalive_timeout=_KEEP_ALIVE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                middlewares=(only_once,),
             )
         session = self._given or self._own
         assert session is not None  # noqa: S101 - one of the two
@@ -170,10 +172,24 @@ class Client:
             raise UploadCancelledError(last)
         return last
 
-    async def uploads(self, campaign_id: str, *, correlation_id: str | None = None) -> tuple[Upload, ...]:
-        """Return the uploads of a campaign, the latest first."""
-        call = _call("GET", campaign_id, "uploads", kind=Kind.READ, correlation_id=correlation_id)
-        return understood(read_uploads, (await self._connected.send(call)).body)
+    async def uploads(
+        self, campaign_id: str, *, limit: int = 20, correlation_id: str | None = None
+    ) -> tuple[Upload, ...]:
+        """Return the uploads of a campaign, the latest first, ``limit`` of them at the most."""
+        found: list[Upload] = []
+        after: str | None = None
+        while len(found) < limit:
+            query = {"limit": str(min(limit - len(found), _LARGEST_PAGE))}
+            if after is not None:
+                query["after"] = after
+            call = _call(
+                "GET", campaign_id, "uploads", kind=Kind.READ, query=query, correlation_id=correlation_id
+            )
+            page, after = understood(read_uploads, (await self._connected.send(call)).body)
+            found += page
+            if after is None or not page:
+                break
+        return tuple(found)
 
     async def get_upload(
         self, campaign_id: str, upload_id: str, *, correlation_id: str | None = None
@@ -183,21 +199,16 @@ class Client:
         return understood(read_upload, (await self._connected.send(call)).body)
 
     async def cancel_upload(
-        self,
-        campaign_id: str,
-        upload_id: str,
-        *,
-        take_back: bool = False,
-        correlation_id: str | None = None,
+        self, campaign_id: str, upload_id: str, *, correlation_id: str | None = None
     ) -> Upload:
-        """Cancel an upload that is under way; what it has stored stays. One that has ended is returned as it is.
+        """Have the service end an upload that is queued or under way; what it has stored stays.
 
-        With ``take_back``, those codes of an upload that has ended which are still available are removed. To the
-        service it is the same request, which is why the upload is looked at first, and the request is not sent again
-        where it may have been carried out: an upload that ends in between is taken back.
+        It is returned as it stands: perhaps still under way, as it ends after the batches in flight. One that has ended
+        is left alone. To the API, a DELETE of that may be asking for its codes to be taken back; so it is looked at
+        first, and the DELETE is not sent again where it may have been carried out.
         """
         upload = await self.get_upload(campaign_id, upload_id, correlation_id=correlation_id)
-        if upload.state.ended and not take_back:
+        if upload.state.ended:
             return upload
         call = _call(
             "DELETE", campaign_id, "uploads", upload_id, kind=Kind.ONCE, correlation_id=correlation_id

@@ -127,7 +127,7 @@ class UnavailableError(CodesvcApiError):
 
 
 class UploadEndedError(CodesvcClientError):
-    """An upload that was followed did not succeed.
+    """An upload that was followed did not succeed. ``transient`` says whether to begin it anew may help; it is safe.
 
     Attributes:
         upload: how it ended; what it had stored until then stays stored.
@@ -137,6 +137,7 @@ class UploadEndedError(CodesvcClientError):
     def __init__(self, upload: Upload) -> None:
         super().__init__(upload)
         self.upload = upload
+        self.transient = upload.problem is not None and upload.problem.code in PASSING
 
     def __str__(self) -> str:
         problem = self.upload.problem
@@ -153,8 +154,10 @@ class UploadCancelledError(UploadEndedError):
 
 
 TRANSIENT_STATUSES: Final = frozenset({429, 502, 503, 504})
-NOTHING_HAPPENED: Final = frozenset({"draining", "keysUnavailable"})
-"""Problems of a 503 that are told before anything is done: the process is going away, or cannot check the token."""
+NOTHING_HAPPENED: Final = frozenset({"draining", "keysUnavailable", "tooManyUploads"})
+"""Problems of a 503 that are told before anything is done."""
+PASSING: Final = frozenset({"databaseUnavailable", "draining", "interrupted", "storageUnavailable"})
+"""Problems of an upload after which another may succeed."""
 
 _ENDED: Final = {
     UploadEndedError: "ended",

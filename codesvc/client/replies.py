@@ -132,9 +132,9 @@ def read_code(body: Mapping[str, Any]) -> Code:
     )
 
 
-def read_uploads(body: Mapping[str, Any]) -> tuple[Upload, ...]:
-    """Read a list of upload resources."""
-    return tuple(read_upload(each) for each in body["uploads"])
+def read_uploads(body: Mapping[str, Any]) -> tuple[tuple[Upload, ...], str | None]:
+    """Read a page of upload resources, and where the next begins."""
+    return tuple(read_upload(each) for each in body["uploads"]), body.get("next")
 
 
 def read_upload(body: Mapping[str, Any], *, exact: bool = True) -> Upload:

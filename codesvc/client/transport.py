@@ -127,7 +127,7 @@ class Transport:
             await asyncio.sleep(pause)
 
     async def events(self, path: str) -> AsyncIterator[Any]:
-        """Yield the data of every server-sent event until the stream ends.
+        """Yield None when the stream has begun, then the data of every server-sent event until it ends.
 
         Raises:
             CodesvcClientError: there was no stream, or it broke off; nothing is tried again.
@@ -141,6 +141,7 @@ class Transport:
                 if response.status != 200 or response.content_type != "text/event-stream":
                     self._read(call, response, await response.read())
                     raise NotCodesvcError(f"{self._where} does not send events")
+                yield None
                 async for data in read_events(response.content.iter_any()):
                     yield data
         except (aiohttp.ClientError, OSError, TimeoutError, orjson.JSONDecodeError) as error:
@@ -173,9 +174,8 @@ class Transport:
             headers[hdrs.CONTENT_TYPE] = "application/json"
             data = orjson.dumps(call.body)
         _propagate(headers)
-        # NOTE: aiohttp sends a GET or a DELETE a second time by itself when a connection breaks. To a DELETE of an
-        # upload, that would be another request; a middleware of our own hides the break from it.
-        own: dict[str, Any] = {"middlewares": (_only_once,)} if call.method == hdrs.METH_DELETE else {}
+        # In a session of the caller's, which may have middlewares of its own, only where it matters.
+        own: dict[str, Any] = {"middlewares": (only_once,)} if call.method == hdrs.METH_DELETE else {}
         return self._session.request(
             call.method,
             URL(f"{self._base}{call.path}", encoded=True).with_query(call.query),
@@ -258,9 +258,13 @@ class _BrokenError(aiohttp.ClientError):
     """The connection broke, told so that aiohttp does not send the request again."""
 
 
-async def _only_once(
+async def only_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending a GET or a DELETE a second time by itself when a connection breaks (a middleware).
+
+    To a DELETE of an upload, that would be another request; and tries would be twice as many as the policy says.
+    """
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:

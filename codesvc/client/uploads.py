@@ -29,6 +29,9 @@ async def follow(transport: Transport, path: str, *, exact: bool) -> AsyncIterat
         error: CodesvcClientError = NoReplyError("the events of the upload ended before it did")
         try:
             async for data in transport.events(f"{path}/events"):
+                if data is None:
+                    barren += 1
+                    continue
                 attempts, barren = transport.policy.start(), 0
                 upload = understood(read, data)
                 yield upload
@@ -38,7 +41,6 @@ async def follow(transport: Transport, path: str, *, exact: bool) -> AsyncIterat
             if not raised.transient:
                 break  # a service without events, or with other words for them; or no such upload, which asking tells
             error = raised
-        barren += isinstance(error, NoReplyError)
         pause = attempts.pause(error.retry_after)
         if pause is None:
             raise error

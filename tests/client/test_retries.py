@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 from api.proxy import Proxy
 
@@ -33,7 +34,7 @@ READ: Act = lambda client: client.count("c", "tm")  # noqa: E731
 CHANGES: Act = lambda client: client.assign("c", [CODE])  # noqa: E731
 RESERVE: Act = lambda client: client.reserve("c", "tm", 1)  # noqa: E731
 REPEAT: Act = lambda client: client.reserve("c", "tm", 1, repeat=True)  # noqa: E731
-CANCEL: Act = lambda client: client.cancel_upload("c", "u", take_back=True)  # noqa: E731
+CANCEL: Act = lambda client: client.cancel_upload("c", "u")  # noqa: E731
 UPLOAD: Act = lambda client: client.upload("codes/c/tm/f.csv")  # noqa: E731
 
 DONE = {
@@ -54,6 +55,7 @@ FROM_A_PROXY = Answer(502, "<html>Bad Gateway</html>", media_type="text/html")
         (problem(429, "tooManyRequests"), False),
         (problem(503, "draining", Retry_After="0"), False),
         (problem(503, "keysUnavailable"), False),
+        (problem(503, "tooManyUploads"), False),
         (problem(503, "databaseUnavailable"), True),
         (problem(503, "storageUnavailable"), True),
         (FROM_A_PROXY, True),
@@ -62,7 +64,7 @@ FROM_A_PROXY = Answer(502, "<html>Bad Gateway</html>", media_type="text/html")
         (RESET, True),
         (Answer(headers={"Content-Length": "999"}, body=COUNTS), True),
     ],
-    ids=["429", "draining", "keys", "database", "storage", "502", "503", "504", "reset", "cut"],
+    ids=["429", "draining", "keys", "uploads", "database", "storage", "502", "503", "504", "reset", "cut"],
 )
 async def test_what_passes(connect: Connect, act: Act, failure: Answer, took_effect: bool) -> None:
     async with Scripted(failure, DONE[act]) as server, connect(server.port) as client:
@@ -117,13 +119,23 @@ async def test_a_lost_answer_to_a_delete_is_not_followed_by_another(connect: Con
     assert lost.value.may_have_taken_effect
 
 
-async def test_an_upload_that_has_ended_is_not_taken_back_by_mistake(connect: Connect) -> None:
+async def test_nor_in_a_session_of_the_callers(connect: Connect) -> None:
+    running = Answer(body={"uploadId": "u", "state": "running"})
+    async with (
+        aiohttp.ClientSession() as session,
+        Scripted(running, RESET, running) as server,
+        connect(server.port, session=session) as client,
+    ):
+        with pytest.raises(NoReplyError):
+            await CANCEL(client)
+    assert [each.method for each in server.requests] == ["GET", "DELETE"]
+
+
+async def test_an_upload_that_has_ended_is_left_alone(connect: Connect) -> None:
     ended = Answer(body={"uploadId": "u", "state": "succeeded"})
     async with Scripted(ended) as server, connect(server.port) as client:
-        await client.cancel_upload("c", "u")
-        assert [each.method for each in server.requests] == ["GET"]
-        await client.cancel_upload("c", "u", take_back=True)
-    assert [each.method for each in server.requests] == ["GET", "GET", "DELETE"]
+        assert (await client.cancel_upload("c", "u")).state.ended
+    assert [each.method for each in server.requests] == ["GET"]
 
 
 async def test_nobody_listens(connect: Connect) -> None:
