@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict
 
 import uvloop
 from aiohttp import web
@@ -26,7 +26,8 @@ from codesvc.datastore.codes import CodeStore
 from codesvc.datastore.counting import Verdict
 from codesvc.datastore.indexes import migrate
 from codesvc.errors import CodesvcError, DatabaseUnavailableError, SettingsError
-from codesvc.ingest.pipeline import Options, Source, Uploads
+from codesvc.ingest.pipeline import Options, Uploads
+from codesvc.ingest.shares import LoadReport, Selection, Share, Told, load_share
 from codesvc.inventory import Inventory, utc_now
 from codesvc.models import CodeType, Progress, UploadReport
 from codesvc.observability.logs import configure_logging
@@ -95,27 +96,50 @@ class Service:
 
         """
         bucket, name = _parse_source(source)
-        match = _FILE_KEY.fullmatch(name)
-        if match is not None:
-            campaign_id = campaign_id or match[1]
-            code_type = code_type or CodeType(match[2])
-        if campaign_id is None or code_type is None:
-            raise SettingsError("--campaign and --type are needed: the source's name does not tell them")
-        if not _CAMPAIGN_ID.fullmatch(campaign_id):
-            raise SettingsError("--campaign: is not 1 to 128 characters of A-Z a-z 0-9 . _ ~ -")
+        destination = _destination(name, campaign_id, code_type)
         async with self._source(bucket) as opened:
             return await self.uploads.run(
-                campaign_id=campaign_id,
-                code_type=code_type,
-                file_key=name,
-                header=header,
-                strict=strict,
-                source=opened,
-                progress=progress,
+                **destination, file_key=name, header=header, strict=strict, source=opened, progress=progress
             )
 
+    async def ingest_share(
+        self,
+        source: str,
+        *,
+        share: Share,
+        told: Told,
+        campaign_id: str | None = None,
+        code_type: CodeType | None = None,
+        header: bool = False,
+        strict: bool = False,
+    ) -> LoadReport:
+        """Run the uploads of one process's share of many files, see ``load_share``.
+
+        ``source`` is as for ``ingest``, but ends in ``/`` or has a ``*`` in it.
+
+        Raises:
+            SettingsError: the campaign is malformed, or no bucket is configured.
+
+        """
+        if campaign_id is not None:
+            _check_campaign(campaign_id)
+        bucket, name = _parse_source(source)
+        async with self._source(bucket) as opened:
+
+            async def load(file_key: str, progress: Callable[[Progress], None]) -> UploadReport:
+                return await self.uploads.run(
+                    **_destination(file_key, campaign_id, code_type),
+                    file_key=file_key,
+                    header=header,
+                    strict=strict,
+                    source=opened,
+                    progress=progress,
+                )
+
+            return await load_share(opened, Selection.of(name), share, load, told)
+
     @asynccontextmanager
-    async def _source(self, bucket: str | None) -> AsyncIterator[Source]:
+    async def _source(self, bucket: str | None) -> AsyncIterator[FileSource | S3Source]:
         if bucket is None:
             yield FileSource()
             return
@@ -357,13 +381,38 @@ def mint_configured_token(settings: Settings, *, ttl: float, supreme: bool = Tru
     )
 
 
+class _Destination(TypedDict):
+    campaign_id: str
+    code_type: CodeType
+
+
+def _destination(name: str, campaign_id: str | None, code_type: CodeType | None) -> _Destination:
+    """Take what is not given from a name of the form ``codes/{campaign}/{type}/{name}``."""
+    match = _FILE_KEY.fullmatch(name)
+    if match is not None:
+        campaign_id = campaign_id or match[1]
+        code_type = code_type or CodeType(match[2])
+    if campaign_id is None or code_type is None:
+        raise SettingsError("--campaign and --type are needed: the source's name does not tell them")
+    _check_campaign(campaign_id)
+    return {"campaign_id": campaign_id, "code_type": code_type}
+
+
+def _check_campaign(campaign_id: str) -> None:
+    if not _CAMPAIGN_ID.fullmatch(campaign_id):
+        raise SettingsError("--campaign: is not 1 to 128 characters of A-Z a-z 0-9 . _ ~ -")
+
+
 def _parse_source(source: str) -> tuple[str | None, str]:
     """Split a source into bucket and name: None for a local path, an empty one for the configured bucket."""
     if source.startswith("s3://"):
-        bucket, _, key = source.removeprefix("s3://").partition("/")
-        if not bucket or not key:
+        bucket, slash, key = source.removeprefix("s3://").partition("/")
+        if not bucket or not slash or not (key or source.endswith("/")):
             raise SettingsError("SOURCE: is not of the form s3://bucket/key")
         return bucket, key
-    if _FILE_KEY.fullmatch(source) and not Path(source).exists():
-        return "", source
-    return None, source
+    folder, star, _ = source.partition("*")
+    if star or source.endswith("/"):
+        of_bucket = source.startswith("codes/") and not Path(folder.rpartition("/")[0]).exists()
+    else:
+        of_bucket = _FILE_KEY.fullmatch(source) is not None and not Path(source).exists()
+    return "" if of_bucket else None, source

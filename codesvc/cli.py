@@ -83,8 +83,10 @@ def _parser() -> argparse.ArgumentParser:
         "--codes", type=_positive, default=1_000_000, metavar="N", help="codes to generate (1000000)"
     )
 
-    ingest = add("ingest", "upload a file without HTTP", cli_help.INGEST, cli_help.INGEST_EPILOG, _ingest)
-    ingest.add_argument("source", metavar="SOURCE", help="a path, s3://bucket/key, or a file key")
+    ingest = add("ingest", "upload files without HTTP", cli_help.INGEST, cli_help.INGEST_EPILOG, _ingest)
+    ingest.add_argument(
+        "source", metavar="SOURCE", help="a path, s3://bucket/key, or a file key; PREFIX/ or a * for many"
+    )
     ingest.add_argument("--campaign", metavar="ID", help="the campaign, if the name does not tell it")
     ingest.add_argument(
         "--type", choices=[str(one) for one in CodeType], help="the type, if the name does not tell it"
@@ -92,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     ingest.add_argument("--header", action="store_true", help="pass over the first record")
     ingest.add_argument("--strict", action="store_true", help="end at the first invalid row, and fail")
     ingest.add_argument("--json", action="store_true", help="print the report as JSON")
+    ingest.add_argument(
+        "--index", type=int, metavar="I", help="which share of many files, from 0 (JOB_COMPLETION_INDEX)"
+    )
+    ingest.add_argument("--total", type=int, metavar="N", help="how many shares there are (JOB_COMPLETIONS)")
 
     token = add("token", "mint a JWT", cli_help.MINT, cli_help.MINT_EPILOG, _token)
     token.add_argument("--ttl", type=_positive, default=3600, metavar="SECONDS", help="its lifetime (3600)")
@@ -137,6 +143,12 @@ def _dev(options: argparse.Namespace) -> int:
 
 
 def _ingest(options: argparse.Namespace) -> int:
+    from codesvc import cli_share  # noqa: PLC0415
+
+    if cli_share.names_many(options.source):
+        return _run(cli_share.ingest(options))
+    if options.index is not None or options.total is not None:
+        raise SettingsError("SOURCE: is one file, which has no shares for --index and --total")
     from rich.console import Console  # noqa: PLC0415
 
     from codesvc.progress import UploadProgress  # noqa: PLC0415

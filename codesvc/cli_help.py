@@ -7,7 +7,7 @@ exit codes:
   0    done
   1    failed: one line on standard error says why
   2    a setting or an argument is missing or malformed: the line names it
-  130  interrupted by Ctrl-C
+  130  interrupted by Ctrl-C (for many files, by SIGTERM as well)
 """
 
 DESCRIPTION: Final = """\
@@ -102,7 +102,7 @@ examples:
 {EXIT_CODES}"""
 
 INGEST: Final = """\
-Uploads one CSV file without HTTP: the first column of every record is a code. Codes that
+Uploads CSV files without HTTP: the first column of every record is a code. Codes that
 exist are counted as updated and keep their state, so sending a file again is safe.
 """
 
@@ -111,14 +111,23 @@ SOURCE is one of:
   spring.csv                          a local file; --campaign and --type are needed
   s3://bucket/any/key.csv             an object
   codes/12345/tm/batch-001.csv        a file key of CODESVC_S3_BUCKET
+  codes/12345/tm/, exports/, s3://bucket/any/
+                                      every file below it, but for names that begin with . or _
+  'codes/*/tm/2026-**.csv'            every file that fits: * is anything but /, ** is anything
 A name of the form codes/CAMPAIGN/TYPE/NAME tells campaign and type by itself.
 
 Rows that hold no valid code are not stored; the first hundred are listed with their line
 and the reason. The environment is that of `codesvc serve`; no JWT setting is needed.
 
+Many files are loaded one after another. With --index I --total N, this process loads only
+its share, so that N processes (an Indexed Job of Kubernetes, which sets
+JOB_COMPLETION_INDEX; its manifest sets JOB_COMPLETIONS) load them all, each file once. A
+file that fails is told on standard error, the others are loaded, and the exit code is 1.
+
 examples:
   codesvc ingest spring.csv --campaign 12345 --type tm
   codesvc ingest codes/12345/tm/batch-001.csv --header --json
+  codesvc ingest s3://promo-codes/codes/12345/tm/ --index 0 --total 4
 
 {EXIT_CODES}"""
 

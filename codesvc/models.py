@@ -110,6 +110,14 @@ class UploadReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that an upload can read: its name, as the source calls it, and its length in bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far an upload has come: bytes parsed out of those the source holds, and the codes stored so far."""
 

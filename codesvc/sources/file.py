@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from codesvc.errors import SourceChangedError, SourceNotFoundError, StorageUnavailableError
+from codesvc.models import SourceFile
 
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -34,6 +35,22 @@ class FileSource:
             yield FileStream(file)
         finally:
             await asyncio.to_thread(file.close)
+
+    async def files(self, prefix: str) -> AsyncIterator[SourceFile]:
+        """Yield every file whose path begins with ``prefix``; links to directories are not followed.
+
+        Raises:
+            StorageUnavailableError: a directory may not be read.
+
+        """
+        directories = [prefix.rpartition("/")[0] + "/" if "/" in prefix else ""]
+        while directories:
+            directory = directories.pop()
+            found, below = await asyncio.to_thread(_entries, directory)
+            for file in found:
+                if file.name.startswith(prefix):
+                    yield file
+            directories += [f"{name}/" for name in reversed(below) if name.startswith(prefix)]
 
 
 class FileStream:
@@ -64,6 +81,24 @@ class FileStream:
             raise StorageUnavailableError(f"The file cannot be read: {error.strerror}.") from error
         if now != self._opened:
             raise SourceChangedError("The file changed while it was being read.")
+
+
+def _entries(directory: str) -> tuple[list[SourceFile], list[str]]:
+    """Return the files and the directories of a directory, by name; both empty if there is none of that name."""
+    files, directories = [], []
+    try:
+        with os.scandir(directory or ".") as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                name = directory + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append(name)
+                elif entry.is_file():
+                    files.append(SourceFile(name, entry.stat().st_size))
+    except (FileNotFoundError, NotADirectoryError):
+        return [], []
+    except OSError as error:
+        raise StorageUnavailableError(f"A directory cannot be read: {error.strerror}.") from error
+    return files, directories
 
 
 def _identity(file: BinaryIO) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, Inc
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from codesvc.errors import CodesvcError, SourceChangedError, SourceNotFoundError, StorageUnavailableError
+from codesvc.models import SourceFile
 from codesvc.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ _BROKEN: Final = (
 )
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
+_NOT_REACHED: Final = "The object store cannot be reached."
 _NOT_THE_RANGE: Final = "The object store does not honour ranges."
 
 
@@ -125,6 +127,36 @@ class S3Source:
             yield stream
         finally:
             await stream.close()
+
+    async def files(self, prefix: str) -> AsyncIterator[SourceFile]:
+        """Yield every object whose key begins with ``prefix``, in the order of their bytes, a page in memory at a time.
+
+        Each page is asked for by the last key of the one before, not by a token that may expire: hours may lie between
+        two of them.
+
+        Raises:
+            StorageUnavailableError: the store refuses, or cannot be reached.
+
+        """
+        if self._client is None:
+            raise RuntimeError("the source is not open")
+        after = ""
+        while True:
+            try:
+                with self._telemetry.storage_operation("list"):
+                    page = await self._client.list_objects_v2(
+                        Bucket=self._bucket, Prefix=prefix, StartAfter=after
+                    )
+            except ClientError as error:
+                raise _refused(error) from error
+            except (BotoCoreError, *_BROKEN) as error:
+                raise StorageUnavailableError(_NOT_REACHED) from error
+            objects = page.get("Contents", [])
+            for entry in objects:
+                after = entry["Key"]
+                yield SourceFile(after, entry["Size"])
+            if not page.get("IsTruncated") or not objects:
+                return
 
 
 class S3Stream:
@@ -255,7 +287,7 @@ class S3Stream:
         except (BotoCoreError, *_BROKEN) as error:
             if isinstance(error, _BROKEN) and self._etag is not None:
                 raise  # a part is tried again
-            raise StorageUnavailableError("The object store cannot be reached.") from error
+            raise StorageUnavailableError(_NOT_REACHED) from error
         try:
             self._check(response, start, stop)
         except CodesvcError:
@@ -279,7 +311,7 @@ class S3Stream:
             return SourceChangedError("The object was replaced while it was being read.")
         if missing:
             return SourceNotFoundError("The bucket has no such object.")
-        return StorageUnavailableError(f"The object store refused the request ({code or status}).")
+        return _refused(error)
 
 
 class _Part:
@@ -288,6 +320,12 @@ class _Part:
     def __init__(self, queue: asyncio.Queue[bytes | None], task: asyncio.Task[None]) -> None:
         self.queue = queue
         self.task = task
+
+
+def _refused(error: ClientError) -> StorageUnavailableError:
+    code = error.response.get("Error", {}).get("Code", "")
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    return StorageUnavailableError(f"The object store refused the request ({code or status}).")
 
 
 def _extent(response: "GetObjectOutputTypeDef") -> tuple[range, int]:

@@ -36,6 +36,7 @@ ROOMS: dict[str, frozenset[str] | None] = {
     "cli": ALL,
     "cli_output": LEAVES,
     "cli_remote": ALL,
+    "cli_share": ALL,
     "__main__": ALL,
     "local": ALL,
 }
