@@ -1,0 +1,32 @@
+"""Fixtures of the tests of deploy/."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploy.manifests import KUBERNETES, MONITORED, OVERLAYS, Manifest, kustomize
+
+
+@pytest.fixture(scope="session")
+def kubectl(program: Callable[..., Path]) -> Path:
+    """kubectl itself."""
+    return program("kubectl")
+
+
+@pytest.fixture(scope="session")
+def overlays(kubectl: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Manifest]]:
+    """What each overlay is made of, and the one for production with the component of the Prometheus operator."""
+    found = {name: kustomize(kubectl, KUBERNETES / "overlays" / name) for name in OVERLAYS}
+    # A copy, whose line is changed as its comment says.
+    root = tmp_path_factory.mktemp("deploy")
+    for file in KUBERNETES.rglob("*"):
+        if file.is_file():
+            copy = root / file.relative_to(KUBERNETES)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    production = root / "overlays" / "production" / "kustomization.yaml"
+    text = production.read_text(encoding="utf-8")
+    assert text.count("# components: [../../components/monitoring]") == 1
+    production.write_text(text.replace("# components: [", "components: ["), encoding="utf-8")
+    return found | {MONITORED: kustomize(kubectl, production.parent)}
