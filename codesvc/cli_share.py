@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
@@ -12,6 +11,7 @@ from typing import Final, Self
 from rich.console import Console
 
 from codesvc.app import Drain, open_service
+from codesvc.cli_output import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, complain, print_line
 from codesvc.errors import CodesvcError, SettingsError, SourceNotFoundError
 from codesvc.ingest.shares import FileFailure, LoadReport, Share
 from codesvc.models import CodeType, SourceFile, UploadReport
@@ -22,8 +22,6 @@ INDEX_VARIABLE: Final = "JOB_COMPLETION_INDEX"
 """Kubernetes sets it in the pods of an Indexed Job."""
 TOTAL_VARIABLE: Final = "JOB_COMPLETIONS"
 """The Job's manifest sets it to its ``completions``."""
-
-_EXIT_INTERRUPTED: Final = 130
 
 
 def names_many(source: str) -> bool:
@@ -67,10 +65,10 @@ async def ingest(options: argparse.Namespace) -> int:
                 hurrying.cancel()
     _print_report(report, share, seconds=told.seconds, as_json=options.json)
     if report.complete:
-        return 0
+        return EXIT_OK
     left = report.files - report.loaded
-    _complain(f"{left:,} of {report.files:,} files are not loaded: to run this again is safe")
-    return _EXIT_INTERRUPTED if drain.begun() else 1
+    complain(f"{left:,} of {report.files:,} files are not loaded: to run this again is safe")
+    return EXIT_INTERRUPTED if drain.begun() else EXIT_FAILURE
 
 
 async def _when_signalled(drain: Drain, hurry: Callable[[], None]) -> None:
@@ -173,9 +171,4 @@ def _print_report(report: LoadReport, share: Share, *, seconds: float, as_json: 
             f"{report.loaded:,} files, {counts.total:,} codes in {seconds:.2f} s ({rate})\n"
             f"{counts.inserted:,} inserted, {counts.updated:,} updated, {report.invalid_count:,} invalid rows"
         )
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def _complain(line: str) -> None:
-    sys.stderr.write(f"codesvc: {line}\n")
+    print_line(line)

@@ -143,7 +143,9 @@ class S3Source:
         after = ""
         while True:
             try:
-                with self._telemetry.storage_operation("list"):
+                with self._telemetry.storage_operation(
+                    "list", method="ListObjectsV2", bucket=self._bucket, key=prefix
+                ):
                     page = await self._client.list_objects_v2(
                         Bucket=self._bucket, Prefix=prefix, StartAfter=after
                     )

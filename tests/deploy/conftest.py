@@ -1,11 +1,12 @@
 """Fixtures of the tests of deploy/."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from deploy.manifests import KUBERNETES, MONITORED, OVERLAYS, Manifest, kustomize
+from deploy.manifests import DEPLOY, KUBERNETES, MONITORED, OVERLAYS, Manifest, kustomize
 
 
 @pytest.fixture(scope="session")
@@ -20,12 +21,8 @@ def overlays(kubectl: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     found = {name: kustomize(kubectl, KUBERNETES / "overlays" / name) for name in OVERLAYS}
     # A copy, whose line is changed as its comment says.
     root = tmp_path_factory.mktemp("deploy")
-    for file in KUBERNETES.rglob("*"):
-        if file.is_file():
-            copy = root / file.relative_to(KUBERNETES)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(file.read_bytes())
-    production = root / "overlays" / "production" / "kustomization.yaml"
+    shutil.copytree(DEPLOY, root, dirs_exist_ok=True)
+    production = root / "kubernetes" / "overlays" / "production" / "kustomization.yaml"
     text = production.read_text(encoding="utf-8")
     assert text.count("# components: [../../components/monitoring]") == 1
     production.write_text(text.replace("# components: [", "components: ["), encoding="utf-8")

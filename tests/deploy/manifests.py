@@ -8,7 +8,8 @@ from typing import Any, Final
 import yaml
 
 ROOT: Final = Path(__file__).parents[2]
-KUBERNETES: Final = ROOT / "deploy" / "kubernetes"
+DEPLOY: Final = ROOT / "deploy"
+KUBERNETES: Final = DEPLOY / "kubernetes"
 OVERLAYS: Final = ("dev", "production", "bulk-load")
 MONITORED: Final = "production with monitoring"
 """The overlay for production as docs/operations.md says to change it where the Prometheus operator runs."""

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ FILES = 13
 CODES = 2_000
 
 Report = dict[str, Any]
+Pod = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
@@ -47,23 +50,34 @@ def job(overlays: dict[str, list[Manifest]]) -> tuple[list[str], dict[str, str],
     return container(template)["args"], environment(manifests, template, {"CODESVC_MONGO_URI": ""}), found
 
 
-def pod(
-    arguments: list[str], settings: dict[str, str], index: int, total: int = PODS
-) -> subprocess.Popen[str]:
-    """Start what one pod of an Indexed Job runs."""
-    variables = {"JOB_COMPLETION_INDEX": str(index), "JOB_COMPLETIONS": str(total)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "codesvc", *arguments],
-        env={**os.environ, **settings, **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def pod() -> Iterator[Pod]:
+    """Starts what one pod of an Indexed Job runs; none outlives the test."""
+    with ExitStack() as stack:
+
+        def start(
+            arguments: list[str], settings: dict[str, str], index: int, total: int = PODS
+        ) -> subprocess.Popen[str]:
+            variables = {"JOB_COMPLETION_INDEX": str(index), "JOB_COMPLETIONS": str(total)}
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "codesvc", *arguments],
+                    env={**os.environ, **settings, **variables},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            stack.callback(process.kill)
+            return process
+
+        yield start
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, Report, list[str]]:
     """Wait for a pod; return its exit code, its report, and the files that it says it loaded or could not."""
     out, err = process.communicate(timeout=90)
+    assert out, err
     files = [line.partition(": ")[0] for line in err.splitlines() if line.startswith(("codes/", "ware/"))]
     return process.returncode, json.loads(out), files
 
@@ -80,7 +94,7 @@ def put_files(s3: Any, bucket: str, prefix: str = PREFIX) -> list[str]:
 
 
 def test_the_pods_of_the_job_load_each_file_once(
-    overlays: dict[str, list[Manifest]], service: dict[str, str], s3: Any, codes: Any
+    overlays: dict[str, list[Manifest]], service: dict[str, str], s3: Any, codes: Any, pod: Pod
 ) -> None:
     arguments, settings, manifest = job(overlays)
     assert settings["JOB_COMPLETIONS"] == str(manifest["spec"]["completions"])
@@ -104,7 +118,7 @@ def test_the_pods_of_the_job_load_each_file_once(
 
 
 def test_a_pod_that_is_killed_starts_again_with_the_same_share(
-    overlays: dict[str, list[Manifest]], service: dict[str, str], s3: Any, codes: Any
+    overlays: dict[str, list[Manifest]], service: dict[str, str], s3: Any, codes: Any, pod: Pod
 ) -> None:
     arguments, settings, _ = job(overlays)
     names = put_files(s3, service["CODESVC_S3_BUCKET"])
@@ -140,6 +154,7 @@ def test_sigterm_ends_a_pod_between_two_batches(
     s3: Any,
     codes: Any,
     mongo: MongoClient[Report],
+    pod: Pod,
 ) -> None:
     arguments, settings, _ = job(overlays)
     put_files(s3, service["CODESVC_S3_BUCKET"])

@@ -96,3 +96,11 @@ def test_the_prometheus_rule_is_that_of_prometheus_own_files(
         [program("promtool"), "check", "rules", handed_on], capture_output=True, text=True, check=False
     )
     assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_the_dashboard_is_the_file_in_the_repository(overlays: dict[str, list[Manifest]]) -> None:
+    data = one(overlays[MONITORED], "ConfigMap", "codesvc-dashboard")["data"]
+    text = (ROOT / "deploy" / "grafana" / "codesvc.json").read_text(encoding="utf-8")
+    assert data == {"codesvc.json": text}
+    # What the API server takes at most.
+    assert len(text.encode()) < 1 << 20
