@@ -2,13 +2,11 @@
 
 import asyncio
 import ctypes
-import errno
 import gc
 import logging
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -41,6 +39,8 @@ from codesvc.web.auth import Authenticator, TokenRules, mint_token
 from codesvc.web.routes import EDGE, create_web_app
 from codesvc.web.schemas import Limits
 from codesvc.web.server import WebRunner
+from codesvc.workers.member import Member
+from codesvc.workers.sockets import listening_sockets
 
 logger = logging.getLogger(__name__)
 
@@ -214,35 +214,45 @@ async def verify_counts(settings: Settings) -> AsyncIterator[Verdict]:
             yield verdict
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, member: Member | None = None) -> int:
     """Serve the API until SIGTERM or SIGINT; return the process's exit code.
 
     The first signal drains: ``/readyz`` and new requests get 503, those under way end within
-    ``CODESVC_DRAIN_SECONDS``. The second one ends the process at once.
+    ``CODESVC_DRAIN_SECONDS``. The second one ends the process at once. A ``member`` of several workers has its sockets
+    from the supervisor, and is ended by it.
 
     Raises:
         SettingsError: the address cannot be listened on, or a key cannot be used.
 
     """
-    configure_logging(settings.log_level.value)
+    if member is None:
+        configure_logging(settings.log_level.value)
+    else:
+        configure_logging(settings.log_level.value, fields={"worker": member.number}, lock=member.log_lock)
     try:
         flush_traces = configure_tracing(service_version=__version__)
     except ValueError as error:
         raise SettingsError(str(error)) from None
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings))
+            runner.run(_serve(settings, member))
     finally:
         flush_traces()
     return 0
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, member: Member | None) -> None:
     # Before anything slow: a process that is told to go while it starts ends as well as one that serves.
     drain = Drain()
-    drain.listen()
+    if member is None:
+        drain.listen()
+    else:
+        # A supervisor and whoever else signals a whole group of processes may both mean the same end.
+        drain.listen(first=member.leave, second=_ignore)
     authenticator = Authenticator(_token_rules(settings))
     async with AsyncExitStack() as stack:
+        if member is not None:
+            await stack.enter_async_context(member.connected(drain.begin))
         stack.push_async_callback(authenticator.close)
         service = await stack.enter_async_context(open_service(settings))
         app = create_web_app(
@@ -257,21 +267,31 @@ async def _serve(settings: Settings) -> None:
             ),
             dev_token=_dev_token(settings),
             console=settings.console,
+            other_figures=None if member is None else member.other_figures,
         )
         runner = WebRunner(app, handle_signals=False, shutdown_timeout=_CLOSE_SECONDS)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        port = await _listen(runner, settings)
-        logger.info("listening", extra={"host": settings.host, "port": port, "version": __version__})
+        if member is None:
+            port = await _listen(runner, settings)
+        else:
+            await stack.enter_async_context(member.serving(runner.server, service.telemetry.figures))
+            port = member.port
+        fields = {"host": settings.host, "port": port, "version": __version__, "pid": os.getpid()}
+        logger.info("listening", extra=fields)
         # What was made so far stays: the collector need not look at it each time that a large reply makes it run.
         gc.collect()
         gc.freeze()
-        indexes = asyncio.create_task(_ensure_indexes(service.mongo))
+        # One of several workers is enough.
+        indexes = (
+            asyncio.create_task(_ensure_indexes(service.mongo)) if member is None or member.first else None
+        )
         await drain.signalled()
         logger.info("draining", extra={"requests": app[EDGE].active})
         await drain.finish(lambda: app[EDGE].active, settings.drain_seconds, service.uploads.drain)
-        indexes.cancel()
-        await asyncio.gather(indexes, return_exceptions=True)
+        if indexes is not None:
+            indexes.cancel()
+            await asyncio.gather(indexes, return_exceptions=True)
     logger.info("stopped")
 
 
@@ -280,13 +300,25 @@ class Drain:
 
     def __init__(self) -> None:
         self._signal = asyncio.Event()
+        self._first: Callable[[], None] = _nothing
+        self._second: Callable[[int], None] = _end_at_once
+
+    def begin(self) -> None:
+        """Begin it without a signal; once begun, nothing more happens."""
+        self._signal.set()
 
     def begun(self) -> bool:
         """Tell whether the process is going away."""
         return self._signal.is_set()
 
-    def listen(self) -> None:
-        """Take SIGTERM and SIGINT; a second one ends the process at once."""
+    def listen(
+        self, *, first: Callable[[], None] | None = None, second: Callable[[int], None] | None = None
+    ) -> None:
+        """Take SIGTERM and SIGINT: ``first`` is called besides, and for a further one ``second`` with its number.
+
+        By default a second one ends the process at once.
+        """
+        self._first, self._second = first or _nothing, second or _end_at_once
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._take, number)
@@ -310,21 +342,28 @@ class Drain:
 
     def _take(self, number: int) -> None:
         if self._signal.is_set():
-            # What a shell reports for a process that a signal ended.
-            os._exit(128 + number)
+            self._second(number)
+            return
         self._signal.set()
+        self._first()
+
+
+def _end_at_once(number: int) -> None:
+    # What a shell reports for a process that a signal ended.
+    os._exit(128 + number)
+
+
+def _ignore(_number: int) -> None:
+    return None
+
+
+def _nothing() -> None:
+    return None
 
 
 async def _listen(runner: WebRunner, settings: Settings) -> int:
-    site = web.TCPSite(runner, settings.host, settings.port)
-    try:
-        await site.start()
-    except OSError as error:
-        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            raise SettingsError("CODESVC_HOST: is no address of this machine") from None
-        raise SettingsError(
-            f"CODESVC_PORT: cannot listen on {settings.host}:{settings.port} ({os.strerror(error.errno or 0)})"
-        ) from None
+    for each in listening_sockets(settings):
+        await web.SockSite(runner, each).start()
     return int(runner.addresses[0][1])
 
 

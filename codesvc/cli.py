@@ -72,7 +72,13 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
-    add("serve", "serve the HTTP API", cli_help.SERVE, cli_help.ENVIRONMENT + cli_help.EXIT_CODES, _serve)
+    serve = add(
+        "serve", "serve the HTTP API", cli_help.SERVE, cli_help.ENVIRONMENT + cli_help.EXIT_CODES, _serve
+    )
+    serve.add_argument(
+        "--workers", metavar="N", help="processes that serve (CODESVC_WORKERS); 0 or auto: one for each core"
+    )
+    serve.add_argument("--worker", help=argparse.SUPPRESS)
 
     dev = add("dev", "the embedded stack, with a demonstration", cli_help.DEV, cli_help.DEV_EPILOG, _dev)
     dev.add_argument(
@@ -125,10 +131,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(_options: argparse.Namespace) -> int:
+def _serve(options: argparse.Namespace) -> int:
     from codesvc.settings import load_settings  # noqa: PLC0415
 
-    settings = load_settings().require_serve()
+    overrides = {} if options.workers is None else {"workers": options.workers}
+    settings = load_settings(**overrides).require_serve()
+    if options.worker is not None:
+        from codesvc.workers.member import Inheritance, Member  # noqa: PLC0415
+
+        member = Member(Inheritance.parse(options.worker))
+        from codesvc.app import serve  # noqa: PLC0415
+
+        return serve(settings, member)
+    from codesvc.workers.cores import available_cores  # noqa: PLC0415
+
+    workers = settings.workers or available_cores()
+    if workers > 1:
+        from codesvc.workers.supervisor import supervise  # noqa: PLC0415
+
+        return supervise(settings, workers)
     from codesvc.app import serve  # noqa: PLC0415 - a malformed setting is told before the libraries load
 
     return serve(settings)

@@ -27,12 +27,15 @@ start here:
 SERVE: Final = """\
 Serves the HTTP API in front of the MongoDB and the S3 bucket that the environment
 names, until SIGTERM or SIGINT; requests in flight may then end (CODESVC_DRAIN_SECONDS).
+With --workers, so many processes serve together behind one address: one that dies is
+replaced, and /metrics shows the figures of all of them, whichever is asked.
 """
 
 ENVIRONMENT: Final = """\
 environment (default):
   CODESVC_HOST, CODESVC_PORT      listen address (0.0.0.0, 8080)
   CODESVC_LOG_LEVEL               DEBUG, INFO, WARNING or ERROR (INFO)
+  CODESVC_WORKERS                 processes that serve; 0 or auto: one for each core (1)
   CODESVC_DRAIN_SECONDS           how long requests in flight may take after SIGTERM (20)
 
   CODESVC_MONGO_URI               MongoDB (mongodb://127.0.0.1:27017)

@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     host: str = "0.0.0.0"  # noqa: S104 - a container listens on every interface
     port: int = Field(8080, ge=0, le=65535)
     log_level: LogLevel = LogLevel.INFO
+    workers: int = Field(1, ge=0, le=256)
+    """Processes that serve; 0 for one on each core that may be used."""
     drain_seconds: float = Field(20.0, ge=0, le=3600)
     """How long requests in flight may take to end after SIGTERM."""
 
@@ -107,6 +109,11 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _automatic(cls, value: Any) -> Any:
+        return 0 if value == "auto" else value
 
     @field_validator("s3_endpoint_url", "jwt_jwks_url")
     @classmethod

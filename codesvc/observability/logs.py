@@ -6,12 +6,14 @@ stack say where to look.
 """
 
 import asyncio
+import fcntl
 import logging
 import sys
 import time
 import traceback
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, TextIO
@@ -34,8 +36,17 @@ _STANDARD_ATTRIBUTES: Final = frozenset(
 )
 
 
-def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
+def configure_logging(
+    level: str = "INFO",
+    stream: TextIO | None = None,
+    *,
+    fields: Mapping[str, str | int] | None = None,
+    lock: int | None = None,
+) -> None:
     """Send every log record to ``stream`` (standard output by default), and nowhere else.
+
+    ``fields`` are on every line. ``lock`` is the descriptor of a file that is locked while lines are written: a pipe
+    mixes what several processes write into it as soon as it is more than a page (pipe(7), PIPE_BUF).
 
     ``level`` is the least severe level of codesvc's own loggers. The libraries' never go below INFO: at
     DEBUG, pymongo writes the commands it sends, and botocore the signatures of its requests.
@@ -45,7 +56,9 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
     for handler in root.handlers[:]:
         root.removeHandler(handler)
         handler.close()
-    _State.handler = _LineHandler(target)
+    _State.handler = _LineHandler(target, lock)
+    _State.fields = dict(fields or {})
+    _State.told = "," + orjson.dumps(_State.fields).decode()[1:-1] if fields else ""
     root.addHandler(_State.handler)
     threshold = logging.getLevelNamesMapping()[level]
     root.setLevel(max(threshold, logging.INFO))
@@ -127,13 +140,14 @@ class AccessLog:
         return (
             f'{{"timestamp":"{_timestamp(time.time())}","level":"INFO","logger":"codesvc.access","message":"request",'
             f'"correlationId":"{correlation_id.get()}",{request},"durationMs":{seconds * 1000:.3f},"bytes":{size}'
-            f"{campaign}{traced}}}\n"
+            f"{campaign}{traced}{_State.told}}}\n"
         ).encode()
 
 
 class _LineHandler(logging.Handler):
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, lock: int | None = None) -> None:
         super().__init__()
+        self._lock_file = lock
         self.json = not stream.isatty()
         self._stream = stream
         self._binary = getattr(stream, "buffer", None) if self.json else None
@@ -181,13 +195,28 @@ class _LineHandler(logging.Handler):
             while True:
                 lines.append(self._waiting.popleft())
         # Who reads the log may be gone, or the disk full: requests are served all the same.
-        with suppress(OSError):
+        with suppress(OSError), _locked(self._lock_file):
             self._binary.write(b"".join(lines))
             self._binary.flush()
 
 
+@contextmanager
+def _locked(file: int | None) -> Iterator[None]:
+    if file is None:
+        yield
+        return
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN)
+
+
 class _State:
     handler: _LineHandler | None = None
+    fields: Mapping[str, str | int] = {}
+    told = ""
+    """The same as a part of a JSON object, or nothing."""
     spans = False
 
 
@@ -197,6 +226,7 @@ def _json_line(record: logging.LogRecord) -> bytes:
         "level": record.levelname,
         "logger": record.name,
         "message": _message(record),
+        **_State.fields,
     }
     correlation = correlation_id.get()
     if correlation is not None:
@@ -215,7 +245,11 @@ def _json_line(record: logging.LogRecord) -> bytes:
 
 def _human_line(record: logging.LogRecord) -> bytes:
     attributes = record.__dict__
-    extra = "".join(f" {name}={attributes[name]}" for name in attributes if name not in _STANDARD_ATTRIBUTES)
+    more = {
+        **_State.fields,
+        **{name: attributes[name] for name in attributes if name not in _STANDARD_ATTRIBUTES},
+    }
+    extra = "".join(f" {name}={value}" for name, value in more.items())
     correlation = correlation_id.get()
     if correlation is not None and "correlationId" not in attributes:
         extra += f" correlationId={correlation}"

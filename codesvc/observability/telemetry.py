@@ -12,6 +12,7 @@ from opentelemetry import context as context_api
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Tracer
 
+from codesvc.observability.merging import figures, merged
 from codesvc.observability.metrics import (
     EventLoopLag,
     LatencyHistogram,
@@ -66,6 +67,10 @@ class Telemetry:
         self._upload = _UploadMetrics(registry)
         self.event_loop_lag = EventLoopLag(registry)
         self._runtime = RuntimeMetrics(registry)
+        MergedGauge("codesvc_workers", "Processes that serve.", merge=Merge.SUM, registry=registry).set({}, 1)
+        Counter(
+            "codesvc_worker_restarts_total", "Workers that died and were replaced.", registry=registry
+        ).set({}, 0)
 
     def http_request(self, labels: tuple[str, str, int], seconds: float) -> None:
         """Count one request; ``labels`` are its method, route template and status."""
@@ -127,6 +132,15 @@ class Telemetry:
         """Return the metrics in the Prometheus text format, and its content type."""
         self.collect()
         return render(self.registry, accept)
+
+    def figures(self) -> bytes:
+        """Return the metrics as one process tells them to another: see codesvc.observability.merging."""
+        self.collect()
+        return figures(self.registry)
+
+    def render_merged(self, told: Sequence[bytes], accept: Sequence[str] = ()) -> tuple[bytes, str]:
+        """Return the metrics of several processes as one; ``told`` are the figures of each, this one's included."""
+        return render(merged(self.registry, told), accept)
 
 
 class UploadTelemetry:

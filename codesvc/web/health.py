@@ -1,7 +1,7 @@
 """What a load balancer, an orchestrator and a scraper ask."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from logging import getLogger
 from typing import Final
 
@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 from codesvc.errors import DatabaseUnavailableError, DrainingError
 from codesvc.observability.telemetry import Telemetry
 from codesvc.web.handlers import JSON
+from codesvc.web.problems import RequestError
 
 READY_TIMEOUT: Final = 2.0
 """Seconds that the database may take to answer."""
@@ -49,12 +50,25 @@ class Health:
 class Metrics:
     """Shows the metrics to a scraper."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(
+        self, telemetry: Telemetry, others: Callable[[bytes], Awaitable[Sequence[bytes]]] | None = None
+    ) -> None:
         self._telemetry = telemetry
+        self._others = others
 
     async def show(self, request: web.Request) -> web.Response:
-        """Render every metric."""
-        body, content_type = self._telemetry.render(request.headers.getall(hdrs.ACCEPT, []))
+        """Render every metric, of all processes behind this address as one."""
+        accept = request.headers.getall(hdrs.ACCEPT, [])
+        if self._others is None:
+            body, content_type = self._telemetry.render(accept)
+        else:
+            own = self._telemetry.figures()
+            try:
+                others = await self._others(own)
+            except TimeoutError:
+                # Nothing at all is better than counters that seem to fall.
+                raise RequestError("metricsUnavailable", "The other processes cannot be asked") from None
+            body, content_type = self._telemetry.render_merged([own, *others], accept)
         response = web.Response(body=body)
         response.headers[hdrs.CONTENT_TYPE] = content_type
         return response

@@ -193,9 +193,9 @@ def _operator_paths(*, console: bool) -> dict[str, Json]:
     ready["responses"] |= _problem_responses(("databaseUnavailable", "draining"), protected=False)
     paths["/readyz"] = {"get": ready}
     text: Json = {"schema": {"type": "string"}}
-    paths["/metrics"] = {
-        "get": _public("Metrics in the Prometheus text format", "/metrics", {"text/plain": text})
-    }
+    metrics = _public("Metrics in the Prometheus text format", "/metrics", {"text/plain": text})
+    metrics["responses"] |= _problem_responses(("metricsUnavailable",), protected=False)
+    paths["/metrics"] = {"get": metrics}
     document: Json = {"schema": {"type": "object"}}
     paths["/openapi.json"] = {
         "get": _public("This document", "/openapi.json", {"application/json": document})

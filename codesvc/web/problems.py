@@ -63,6 +63,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "storageUnavailable": Problem(503, "The object store is not available", retry_after=5),
     "databaseUnavailable": Problem(503, "The database is not available", retry_after=5),
     "keysUnavailable": Problem(503, "The keys that verify tokens are not available", retry_after=5),
+    "metricsUnavailable": Problem(503, "The metrics are not available", retry_after=1),
     "draining": Problem(503, "This process is shutting down", retry_after=1),
 }
 

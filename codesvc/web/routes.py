@@ -1,6 +1,6 @@
 """The routes, and the application that serves them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,12 +50,14 @@ def create_web_app(
     limits: Limits | None = None,
     dev_token: Callable[[], str] | None = None,
     console: bool = True,
+    other_figures: Callable[[bytes], Awaitable[Sequence[bytes]]] | None = None,
 ) -> web.Application:
     """Make the application.
 
     ``ready`` tells whether MongoDB answers, ``draining`` whether the process is going away. ``dev_token``
     makes a token for ``GET /dev/token``; without it, that route does not exist. ``console`` says whether
-    there is a page at ``/console``.
+    there is a page at ``/console``. Where several processes serve, ``other_figures`` takes the
+    figures of this one and gives those of all others.
     """
     limits = limits or Limits()
     edge = Edge(authenticator=authenticator, telemetry=telemetry, draining=draining)
@@ -67,7 +69,7 @@ def create_web_app(
     app[EDGE] = edge
     health = Health(ready=ready, draining=draining)
     _add(app, edge, _v1_routes())
-    _add(app, edge, _operator_routes(health, Metrics(telemetry)))
+    _add(app, edge, _operator_routes(health, Metrics(telemetry, other_figures)))
     if dev_token is not None:
         _add(app, edge, [_dev_token_route(dev_token)])
     _add(app, edge, _page_routes(served_pages(limits, dev=dev_token is not None, console=console)))

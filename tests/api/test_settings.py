@@ -44,6 +44,8 @@ MALFORMED: list[tuple[str, str | None]] = [
     ("CODESVC_PORT", ""),
     ("CODESVC_HOST", "no such host"),
     ("CODESVC_HOST", "192.0.2.1"),
+    ("CODESVC_WORKERS", "-1"),
+    ("CODESVC_WORKERS", "two"),
     ("CODESVC_MONGO_URI", "localhost:27017"),
     ("CODESVC_MONGO_URI", "mongodb://"),
     ("CODESVC_MONGO_URI", "mongodb://host:port/"),

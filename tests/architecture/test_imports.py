@@ -32,6 +32,7 @@ ROOMS: dict[str, frozenset[str] | None] = {
     "cli_help": frozenset(),
     "livez": frozenset(),
     "progress": frozenset(),
+    "workers": LEAVES | {"settings", "observability"},
     "app": ALL,
     "cli": ALL,
     "cli_output": LEAVES,
@@ -58,6 +59,7 @@ THIRD_PARTY: dict[str, frozenset[str] | None] = {
     "datastore": frozenset({"bson", "motor", "pymongo"}),
     # NOTE: aiohttp is what aiobotocore raises for a connection that breaks.
     "sources": frozenset({"aiobotocore", "aiohttp", "botocore", "types_aiobotocore_s3"}),
+    "workers": frozenset({"aioprometheus"}),
     "observability": frozenset({"aioprometheus", "opentelemetry", "orjson"}),
     "web": frozenset(
         {
