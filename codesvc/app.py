@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -23,9 +24,12 @@ from codesvc.datastore.client import Mongo
 from codesvc.datastore.codes import CodeStore
 from codesvc.datastore.counting import Verdict
 from codesvc.datastore.indexes import migrate
-from codesvc.errors import CodesvcError, DatabaseUnavailableError, SettingsError
+from codesvc.datastore.uploads import UploadRecords
+from codesvc.errors import CodesvcError, DatabaseUnavailableError, SettingsError, UploadInterruptedError
+from codesvc.ingest.jobs import Jobs
 from codesvc.ingest.pipeline import Options, Uploads
 from codesvc.ingest.shares import LoadReport, Selection, Share, Told, load_share
+from codesvc.ingest.turns import Bounds
 from codesvc.inventory import Inventory, utc_now
 from codesvc.models import CodeType, Progress, UploadReport
 from codesvc.observability.logs import configure_logging
@@ -36,6 +40,7 @@ from codesvc.sources.file import FileSource
 from codesvc.sources.s3 import S3Source
 from codesvc.version import __version__
 from codesvc.web.auth import Authenticator, TokenRules, mint_token
+from codesvc.web.problems import failure
 from codesvc.web.routes import EDGE, create_web_app
 from codesvc.web.schemas import Limits
 from codesvc.web.server import WebRunner
@@ -50,6 +55,7 @@ _INDEX_RETRY_SECONDS: Final = 5.0
 _READY_SECONDS: Final = 1.5
 _DEV_TOKEN_SECONDS: Final = 3600
 _POLL_SECONDS: Final = 0.05
+_INTERRUPTED: Final = "The process that ran the upload has gone. To send the upload again is safe."
 # Of glibc's malloc.h.
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
@@ -69,6 +75,7 @@ class Service:
     store: CodeStore
     inventory: Inventory
     uploads: Uploads
+    jobs: Jobs
 
     async def ready(self) -> bool:
         """Tell whether MongoDB answers."""
@@ -164,24 +171,40 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         source = (
             await stack.enter_async_context(S3Source(settings, telemetry)) if settings.s3_bucket else None
         )
+        uploads = Uploads(
+            source=source,
+            store=store,
+            telemetry=telemetry,
+            options=Options(
+                batch_size=settings.batch_size,
+                sort_codes=settings.sort_codes,
+                write_concurrency=settings.write_concurrency,
+                max_row_bytes=settings.max_row_bytes,
+            ),
+            clock=utc_now,
+        )
+        jobs = Jobs(
+            pipeline=uploads,
+            source=source,
+            records=UploadRecords(
+                mongo,
+                uuid.uuid4().hex,
+                kept=timedelta(seconds=settings.upload_ttl),
+                interrupted=failure(UploadInterruptedError(_INTERRUPTED)),
+            ),
+            bounds=Bounds(running=settings.max_uploads, waiting=settings.max_queued_uploads),
+            describe=failure,
+            clock=utc_now,
+        )
+        stack.push_async_callback(jobs.close)
         yield Service(
             settings=settings,
             telemetry=telemetry,
             mongo=mongo,
             store=store,
             inventory=Inventory(store, reservation_ttl=timedelta(seconds=settings.reservation_ttl)),
-            uploads=Uploads(
-                source=source,
-                store=store,
-                telemetry=telemetry,
-                options=Options(
-                    batch_size=settings.batch_size,
-                    sort_codes=settings.sort_codes,
-                    write_concurrency=settings.write_concurrency,
-                    max_row_bytes=settings.max_row_bytes,
-                ),
-                clock=utc_now,
-            ),
+            uploads=uploads,
+            jobs=jobs,
         )
 
 
@@ -257,7 +280,7 @@ async def _serve(settings: Settings, member: Member | None) -> None:
         service = await stack.enter_async_context(open_service(settings))
         app = create_web_app(
             inventory=service.inventory,
-            uploads=service.uploads,
+            uploads=service.jobs,
             authenticator=authenticator,
             telemetry=service.telemetry,
             ready=service.ready,
@@ -287,8 +310,9 @@ async def _serve(settings: Settings, member: Member | None) -> None:
             asyncio.create_task(_ensure_indexes(service.mongo)) if member is None or member.first else None
         )
         await drain.signalled()
-        logger.info("draining", extra={"requests": app[EDGE].active})
-        await drain.finish(lambda: app[EDGE].active, settings.drain_seconds, service.uploads.drain)
+        jobs = service.jobs
+        logger.info("draining", extra={"requests": app[EDGE].active, "uploads": jobs.active})
+        await drain.finish(lambda: app[EDGE].active + jobs.active, settings.drain_seconds, jobs.drain)
         if indexes is not None:
             indexes.cancel()
             await asyncio.gather(indexes, return_exceptions=True)

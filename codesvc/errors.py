@@ -38,6 +38,18 @@ class SourceChangedError(CodesvcError):
     """The file of an upload was replaced while it was being read."""
 
 
+class TooManyUploadsError(CodesvcError):
+    """As many uploads run and wait in this process as it takes."""
+
+
+class UploadCancelledError(CodesvcError):
+    """Somebody cancelled the upload."""
+
+
+class UploadInterruptedError(CodesvcError):
+    """The process that ran the upload went away without a word."""
+
+
 class UploadRejectedError(CodesvcError):
     """An upload ended at a row. ``counts`` tells what was stored before it.
 

@@ -107,6 +107,8 @@ class UploadReport:
     counts: UploadCounts
     invalid_count: int = 0
     invalid_samples: tuple[InvalidRow, ...] = ()
+    upload_id: str | None = None
+    """Of the resource that tells of the upload, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +121,68 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an upload has come: bytes parsed out of those the source holds, and the codes stored so far."""
+    """How far an upload has come: bytes parsed out of those the source holds, the codes stored, the invalid rows."""
 
     bytes_done: int
     bytes_total: int
     counts: UploadCounts
+    invalid_count: int = 0
+    invalid_samples: tuple[InvalidRow, ...] = ()
+
+
+class UploadState(StrEnum):
+    """Where an upload stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it stays so."""
+        return self not in {UploadState.QUEUED, UploadState.RUNNING}
+
+
+@dataclass(frozen=True, slots=True)
+class UploadOrder:
+    """What is to be loaded: a file's codes, into a campaign, as a type."""
+
+    campaign_id: str
+    code_type: CodeType
+    file_key: str
+    header: bool = False
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UploadFailure:
+    """Why an upload failed, in a caller's terms: the code, the title and the detail of a problem."""
+
+    code: str
+    title: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload as a resource. Instants are in UTC, with a resolution of a millisecond.
+
+    Attributes:
+        id: a UUID of version 7, so that later uploads have greater ones.
+        codes_per_second: lately, while it runs; on the whole, when it has ended.
+        seconds_left: as it seems, while it runs.
+
+    """
+
+    id: str
+    order: UploadOrder
+    state: UploadState
+    updated: datetime
+    progress: Progress
+    codes_per_second: int = 0
+    seconds_left: int | None = None
+    started: datetime | None = None
+    finished: datetime | None = None
+    failure: UploadFailure | None = None

@@ -91,6 +91,12 @@ class Settings(BaseSettings):
     read_part_size: int = Field(8 << 20, ge=1, le=1 << 30)
     max_row_bytes: int = Field(4 << 20, ge=1, le=1 << 30)
 
+    max_uploads: int = Field(16, ge=1, le=1000)
+    """Uploads that run at once in one process; further ones wait."""
+    max_queued_uploads: int = Field(1000, ge=0, le=100_000)
+    upload_ttl: int = Field(30 * 86_400, ge=60, le=10 * 365 * 86_400)
+    """How long it is kept what became of an upload, in seconds from its end."""
+
     reservation_ttl: int = Field(86_400, ge=1, le=10 * 365 * 86_400)
     max_reserve: int = Field(10_000, ge=1, le=100_000)
     """A reserve is one transaction, and what that changes has to fit into MongoDB's cache."""

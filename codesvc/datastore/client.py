@@ -25,6 +25,7 @@ from codesvc.settings import Driver, Settings
 
 COLLECTION: Final = "codes"
 CAMPAIGNS: Final = "campaigns"
+UPLOADS: Final = "uploads"
 
 _READ_CONCERN: Final = ReadConcern("local")
 _GOODBYE_SECONDS: Final = 1.0
@@ -91,9 +92,9 @@ class Mongo:
         )
         self.codes: AsyncCollection = self.database[COLLECTION]
         # What processes tell each other must not be rolled back, whatever was chosen for the codes.
-        self.campaigns: AsyncCollection = self.database.get_collection(
-            CAMPAIGNS, write_concern=WriteConcern(w="majority", j=True)
-        )
+        told = WriteConcern(w="majority", j=True)
+        self.campaigns: AsyncCollection = self.database.get_collection(CAMPAIGNS, write_concern=told)
+        self.uploads: AsyncCollection = self.database.get_collection(UPLOADS, write_concern=told)
         self._deployment: Deployment | None = None
 
     async def deployment(self) -> Deployment:

@@ -9,16 +9,17 @@ A change of the indexes of a collection that is in use takes three steps, each o
 3. When no process of the old version is left: ``codesvc indexes --drop-obsolete``.
 """
 
+import asyncio
 from typing import Any, Final
 
 import pymongo
 
-from codesvc.datastore.client import CAMPAIGNS, COLLECTION, Mongo
+from codesvc.datastore.client import CAMPAIGNS, COLLECTION, UPLOADS, Mongo
 from codesvc.datastore.failures import translated
 from codesvc.errors import DatabaseRefusedError
 
-VERSION: Final = 2
-"""Of what stands below; 1 had no index of campaigns."""
+VERSION: Final = 3
+"""Of what stands below; 1 had no index of campaigns, 2 none of uploads."""
 
 BY_STATUS: Final = "codes_by_status"
 """Answers every count and finds what a reserve may lend."""
@@ -40,8 +41,27 @@ CAMPAIGN_INDEXES: Final[dict[str, list[tuple[str, int]]]] = {
 }
 """Of the collection of campaigns: which of them are written to, and which was last."""
 
+UPLOAD_INDEXES: Final[dict[str, dict[str, Any]]] = {
+    "uploads_by_campaign": {"key": {"campaignId": 1, "_id": -1}},
+    # Codes tell which upload saved them by this instant.
+    "uploads_by_saved": {
+        "key": {"campaignId": 1, "saved": 1},
+        "unique": True,
+        "partialFilterExpression": {"saved": {"$exists": True}},
+    },
+    "uploads_by_lease": {"key": {"leaseUntil": 1}, "sparse": True},
+    "uploads_by_expiry": {"key": {"expireAt": 1}, "expireAfterSeconds": 0},
+}
+"""Of the records of uploads: a campaign's, the latest first; those that are under way; and those that can go."""
+
 OBSOLETE: Final[tuple[str, ...]] = ()
 """Indexes of codes that an earlier version needed."""
+
+_ALL: Final[dict[str, dict[str, dict[str, Any]]]] = {
+    COLLECTION: {name: {"key": dict(keys)} for name, keys in INDEXES.items()},
+    CAMPAIGNS: {name: {"key": dict(keys)} for name, keys in CAMPAIGN_INDEXES.items()},
+    UPLOADS: UPLOAD_INDEXES,
+}
 
 _INDEX_NOT_FOUND: Final = 27
 _SCHEMA: Final = "schema"
@@ -59,14 +79,18 @@ async def ensure_indexes(mongo: Mongo, *, timeout: float | None) -> list[str]:  
 
     """
     with translated(), pymongo.timeout(timeout):
-        for collection, indexes in ((COLLECTION, INDEXES), (CAMPAIGNS, CAMPAIGN_INDEXES)):
-            await mongo.database.command(
-                {
-                    "createIndexes": collection,
-                    "indexes": [{"name": name, "key": dict(keys)} for name, keys in indexes.items()],
-                }
+        await asyncio.gather(
+            *(
+                mongo.database.command(
+                    {
+                        "createIndexes": collection,
+                        "indexes": [{"name": name, **options} for name, options in indexes.items()],
+                    }
+                )
+                for collection, indexes in _ALL.items()
             )
-    return [*INDEXES, *CAMPAIGN_INDEXES]
+        )
+    return [name for indexes in _ALL.values() for name in indexes]
 
 
 async def migrate(mongo: Mongo, *, drop_obsolete: bool = False) -> list[str]:

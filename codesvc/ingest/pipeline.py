@@ -10,17 +10,22 @@ begin.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
 from codesvc._fastcsv import Batch, Extractor
-from codesvc.errors import DrainingError, InvalidRowError, NotCsvError, UploadRejectedError
+from codesvc.errors import CodesvcError, DrainingError, InvalidRowError, NotCsvError, UploadRejectedError
 from codesvc.models import CodeType, InvalidRow, Progress, UploadCounts, UploadReport
 
 _DRAINING: Final = "The process is going away before the upload is done."
+
+MAX_SAMPLES: Final = 100
+"""Invalid rows that are told one by one."""
+
+Begin = Callable[[int], Awaitable[datetime]]
 
 
 class Stream(Protocol):
@@ -102,6 +107,45 @@ class Options:
     max_row_bytes: int
 
 
+class Halt:
+    """Ends an upload from outside, wherever it waits, after the batches in flight."""
+
+    def __init__(self) -> None:
+        self._reason: CodesvcError | None = None
+        self._block: asyncio.Timeout | None = None
+
+    def call(self, reason: CodesvcError) -> None:
+        """Let the upload end with ``reason``, unless it was told to end before, or is about to end by itself."""
+        if self._reason is None:
+            self._reason = reason
+            if self._block is not None:
+                self._block.reschedule(0)
+
+    def no_more(self) -> None:
+        """Let the block go on to its end: it is too late for a halt that is called from now on."""
+        block, self._block = self._block, None
+        if block is not None and not block.expired():
+            block.reschedule(None)
+
+    @asynccontextmanager
+    async def block(self) -> AsyncIterator[None]:
+        """Run a block that raises the reason of the halt as soon as one is called."""
+        if self._reason is not None:
+            raise self._reason
+        block = asyncio.timeout(None)
+        try:
+            async with block:
+                self._block = block
+                try:
+                    yield
+                finally:
+                    self._block = None
+        except TimeoutError:
+            if self._reason is None or not block.expired():
+                raise
+            raise self._reason from None
+
+
 class Uploads:
     """Runs uploads, any number at once."""
 
@@ -120,13 +164,13 @@ class Uploads:
         self._options = options
         self._clock = clock
         self._draining = False
-        self._running: set[asyncio.Timeout] = set()
+        self._running: set[Halt] = set()
 
     def drain(self) -> None:
         """Let every upload end after the batches in flight, with DrainingError; start no other."""
         self._draining = True
-        while self._running:
-            self._running.pop().reschedule(0)
+        for halt in self._running:
+            halt.call(DrainingError(_DRAINING))
 
     async def run(
         self,
@@ -138,11 +182,15 @@ class Uploads:
         strict: bool = False,
         source: Source | None = None,
         progress: Callable[[Progress], None] | None = None,
+        begin: Begin | None = None,
+        halt: Halt | None = None,
     ) -> UploadReport:
         """Load a file's codes into a campaign.
 
         The file is read from ``source`` (by default, the one that ``file_key`` is a key of). ``progress`` is called
-        after each batch, and at the end.
+        after each batch, and at the end. ``begin`` is called with the file's size once that is open, before anything is
+        written, and tells the instant at which all new codes are saved; what it raises ends the upload. ``halt`` ends
+        it from outside, with an error of its own.
 
         Raises:
             SourceNotFoundError, SourceChangedError, StorageUnavailableError: see the source.
@@ -156,9 +204,10 @@ class Uploads:
         if source is None:
             raise RuntimeError("there is no source to read from")
         with self._telemetry.upload(campaign_id=campaign_id, code_type=code_type.value) as told:
-            async with self._until_drained() as running, source.open(file_key) as stream:
+            halt = halt or Halt()
+            async with self._until_drained(halt), source.open(file_key) as stream:
+                saved = self._clock() if begin is None else await begin(stream.size)
                 max_codes, max_bytes = await self._store.batch_limits()
-                saved = self._clock()
                 writer = await self._store.writer(campaign_id=campaign_id, code_type=code_type, saved=saved)
                 batch_size = min(self._options.batch_size, max_codes)
                 # Runs take memory: the more uploads are under way, the shorter are those of the next.
@@ -172,6 +221,7 @@ class Uploads:
                     max_batch_codes=batch_size,
                     max_batch_bytes=max_bytes,
                     max_row_bytes=self._options.max_row_bytes,
+                    max_samples=MAX_SAMPLES,
                     sort=sort_codes if writer.sorts else 0,
                 )
                 meter = _Meter(stream, extractor, told, progress)
@@ -180,31 +230,23 @@ class Uploads:
                     await self._pump(stream, extractor, flight, meter, batch_size)
                 finally:
                     # Writes under way are always waited for; a drain that began just now is too late to end this.
-                    self._running.discard(running)
-                    if not running.expired():
-                        running.reschedule(None)
+                    halt.no_more()
                     await flight.land()
                     told.invalid(extractor.invalid_count)
             flight.raise_failure()
             return _report(extractor, flight.counts)
 
     @asynccontextmanager
-    async def _until_drained(self) -> AsyncIterator[asyncio.Timeout]:
+    async def _until_drained(self, halt: Halt) -> AsyncIterator[None]:
         """Run a block that ends with DrainingError, wherever it waits, as soon as drain() was called."""
         if self._draining:
             raise DrainingError(_DRAINING)
-        running = asyncio.timeout(None)
+        self._running.add(halt)
         try:
-            async with running:
-                self._running.add(running)
-                try:
-                    yield running
-                finally:
-                    self._running.discard(running)
-        except TimeoutError:
-            if not running.expired():
-                raise
-            raise DrainingError(_DRAINING) from None
+            async with halt.block():
+                yield
+        finally:
+            self._running.discard(halt)
 
     async def _pump(
         self,
@@ -224,7 +266,9 @@ class Uploads:
             await flight.send(batches)
             if extractor.failure is not None:
                 break
-        await flight.send(await asyncio.to_thread(extractor.finish))
+        batches = await asyncio.to_thread(extractor.finish)
+        meter.parsed(0)
+        await flight.send(batches)
         await flight.emptied()
 
 
@@ -320,11 +364,18 @@ class _Meter:
         self._progress = progress
         self._parsed = 0
         self._done = 0
+        self._invalid_count = 0
+        self._samples: tuple[InvalidRow, ...] = ()
 
     def parsed(self, size: int) -> None:
         """Count bytes that the extractor has taken."""
         self._parsed += size
         self._told.read(size)
+        # Only between two pieces does no other thread write to the extractor.
+        if self._extractor.invalid_count != self._invalid_count:
+            self._invalid_count = self._extractor.invalid_count
+            if len(self._samples) < MAX_SAMPLES:
+                self._samples = _samples(self._extractor)
 
     def tell(self, counts: UploadCounts) -> None:
         """Tell it, now that so many codes are stored."""
@@ -332,7 +383,9 @@ class _Meter:
             codes = self._extractor.codes
             done = self._parsed * counts.total // codes if codes else self._parsed
             self._done = max(self._done, done)
-            self._progress(Progress(self._done, self._stream.size, counts))
+            self._progress(
+                Progress(self._done, self._stream.size, counts, self._invalid_count, self._samples)
+            )
 
 
 def _report(extractor: Extractor, counts: UploadCounts) -> UploadReport:
@@ -343,5 +396,9 @@ def _report(extractor: Extractor, counts: UploadCounts) -> UploadReport:
     return UploadReport(
         counts=counts,
         invalid_count=extractor.invalid_count,
-        invalid_samples=tuple(InvalidRow(line, reason) for line, reason in extractor.invalid_samples),
+        invalid_samples=_samples(extractor),
     )
+
+
+def _samples(extractor: Extractor) -> tuple[InvalidRow, ...]:
+    return tuple(InvalidRow(line, reason) for line, reason in extractor.invalid_samples)

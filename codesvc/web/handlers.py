@@ -1,6 +1,6 @@
-"""The handlers of /v1: each parses the request, makes one call, and serialises what came back."""
+"""The handlers of /v1 but for uploads: each parses the request, makes one call, and serialises what came back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from yarl import URL
 
 from codesvc.errors import NotFoundError
-from codesvc.models import ChangeCounts, Code, CodeType, Counts, Reservation, Status, UploadReport
+from codesvc.models import ChangeCounts, Code, CodeType, Counts, Reservation, Status
 from codesvc.web.deadlines import Deadlines
 from codesvc.web.problems import RequestError
 from codesvc.web.schemas import (
@@ -17,14 +17,11 @@ from codesvc.web.schemas import (
     CountQuery,
     Limits,
     ReserveRequest,
-    UploadRequest,
     checked_campaign_id,
     code_reply,
     is_code,
     parse,
     reserve_reply,
-    split_file_key,
-    upload_reply,
 )
 
 
@@ -56,46 +53,17 @@ class Inventory(Protocol):
         ...
 
 
-class Uploads(Protocol):
-    """What the handlers need of codesvc.ingest."""
-
-    async def run(
-        self, *, campaign_id: str, code_type: CodeType, file_key: str, header: bool, strict: bool
-    ) -> UploadReport:
-        """Load a file; returns when all of it is stored."""
-        ...
-
-
 class ClientGoneError(Exception):
     """The client closed the connection before it had sent its request."""
 
 
 INVENTORY: Final = web.AppKey("inventory", Inventory)
-UPLOADS: Final = web.AppKey("uploads", Uploads)
 LIMITS: Final = web.AppKey("limits", Limits)
 DEADLINES: Final = web.AppKey("deadlines", Deadlines)
+DRAINING: Final[web.AppKey[Callable[[], bool]]] = web.AppKey("draining")
 
 JSON: Final = "application/json"
 _DECODABLE: Final = frozenset({"", "identity", "gzip", "deflate"})
-
-
-async def upload(request: web.Request) -> web.Response:
-    """Load a file into the inventory."""
-    app = request.app
-    limits = app[LIMITS]
-    campaign_id = checked_campaign_id(request.match_info["campaignId"])
-    wanted = parse(UploadRequest, await _json_object(request, limits), limits)
-    key_campaign, code_type = split_file_key(wanted.fileKey)
-    if key_campaign != campaign_id:
-        raise RequestError("campaignMismatch", "The campaign of the file key is not the path's")
-    report = await app[UPLOADS].run(
-        campaign_id=campaign_id,
-        code_type=code_type,
-        file_key=wanted.fileKey,
-        header=wanted.header,
-        strict=wanted.strict,
-    )
-    return json_response(upload_reply(report))
 
 
 async def count(request: web.Request) -> web.Response:
@@ -131,7 +99,7 @@ async def reserve(request: web.Request) -> web.Response:
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
     query = request.rel_url.raw_query_string
     if request.method == hdrs.METH_POST and request.can_read_body:
-        body = await _json_object(request, limits, may_be_empty=True)
+        body = await json_object(request, limits, may_be_empty=True)
         wanted = parse(ReserveRequest, {**_reserve_parameters(query), **body}, limits)
     else:
         wanted = _reserve_query(query, limits)
@@ -145,7 +113,7 @@ async def assign(request: web.Request) -> web.Response:
     app = request.app
     limits = app[LIMITS]
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
-    wanted = parse(CodesRequest, await _json_object(request, limits), limits)
+    wanted = parse(CodesRequest, await json_object(request, limits), limits)
     return _change_reply(await app[DEADLINES].within(app[INVENTORY].assign(campaign_id, wanted.codes)))
 
 
@@ -154,13 +122,13 @@ async def release(request: web.Request) -> web.Response:
     app = request.app
     limits = app[LIMITS]
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
-    wanted = parse(CodesRequest, await _json_object(request, limits), limits)
+    wanted = parse(CodesRequest, await json_object(request, limits), limits)
     return _change_reply(await app[DEADLINES].within(app[INVENTORY].release(campaign_id, wanted.codes)))
 
 
-def json_response(data: Any) -> web.Response:
-    """Encode ``data`` as the body of a 200."""
-    return web.Response(body=orjson.dumps(data), content_type=JSON)
+def json_response(data: Any, *, status: int = 200) -> web.Response:
+    """Encode ``data`` as the body of a response."""
+    return web.Response(body=orjson.dumps(data), status=status, content_type=JSON)
 
 
 def _change_reply(counts: ChangeCounts) -> web.Response:
@@ -170,7 +138,7 @@ def _change_reply(counts: ChangeCounts) -> web.Response:
 # A caller asks the same again and again: what came of a query string that was fine is kept.
 @lru_cache(maxsize=256)
 def _count_query(query: str, limits: Limits) -> CountQuery:
-    return parse(CountQuery, _parameters(query), limits)
+    return parse(CountQuery, query_parameters(query), limits)
 
 
 @lru_cache(maxsize=256)
@@ -179,25 +147,28 @@ def _reserve_query(query: str, limits: Limits) -> ReserveRequest:
 
 
 def _reserve_parameters(query: str) -> dict[str, Any]:
-    parameters = _parameters(query)
-    text = parameters.get("count")
-    # A number of 20 digits is too large in any case, and int() refuses one of 5,000.
-    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 20:
-        parameters["count"] = int(text)
-    return parameters
+    return query_parameters(query, "count")
 
 
-def _parameters(query: str) -> dict[str, Any]:
-    """Read a raw query string; a parameter given twice becomes a list, which no schema takes."""
+def query_parameters(query: str, *numbers: str) -> dict[str, Any]:
+    """Read a raw query string; a parameter given twice becomes a list, which no schema takes.
+
+    ``numbers`` are parameters that become integers where they are decimal digits.
+    """
     found = URL.build(query_string=query, encoded=True).query
     parameters: dict[str, Any] = {}
     for name in found:
         values = found.getall(name)
         parameters[name] = values[0] if len(values) == 1 else values
+    for name in numbers:
+        text = parameters.get(name)
+        # A number of 20 digits is too large in any case, and int() refuses one of 5,000.
+        if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 20:
+            parameters[name] = int(text)
     return parameters
 
 
-async def _json_object(
+async def json_object(
     request: web.Request, limits: Limits, *, may_be_empty: bool = False
 ) -> Mapping[str, Any]:
     """Read the body as a JSON object.

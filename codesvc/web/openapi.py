@@ -24,12 +24,15 @@ from codesvc.web.schemas import (
     UploadReply,
     UploadRequest,
 )
+from codesvc.web.upload_schemas import UPLOAD_ID_PATTERN, UploadResource, UploadsQuery, UploadsReply
 
 Json = dict[str, Any]
 
-_REQUESTS: Final = (UploadRequest, CountQuery, ReserveRequest, CodesRequest)
+_REQUESTS: Final = (UploadRequest, UploadsQuery, CountQuery, ReserveRequest, CodesRequest)
 _REPLIES: Final = (
     UploadReply,
+    UploadResource,
+    UploadsReply,
     CountReply,
     CodeReply,
     ReserveReply,
@@ -55,7 +58,7 @@ under `/v1` is to be stored by a cache.
 def openapi_document(limits: Limits | None = None, *, dev: bool = False, console: bool = True) -> Json:
     """Return the document; with ``dev`` it has ``GET /dev/token`` too, without ``console`` it lacks ``/console``."""
     schemas = _schemas(limits or Limits())
-    paths = _v1_paths(schemas) | _operator_paths(console=console)
+    paths = _v1_paths(schemas) | _upload_paths(schemas) | _operator_paths(console=console)
     if dev:
         paths["/dev/token"] = {"get": _dev_token()}
     return {
@@ -71,6 +74,7 @@ def openapi_document(limits: Limits | None = None, *, dev: bool = False, console
         "security": [{"token": []}],
         "tags": [
             {"name": "codes", "description": "Loading and counting codes."},
+            {"name": "uploads", "description": "What becomes of uploads."},
             {"name": "life cycle", "description": "Reserving, assigning and releasing codes."},
             {"name": "operation", "description": "For load balancers, scrapers and readers."},
         ],
@@ -95,19 +99,7 @@ def _v1_paths(schemas: Json) -> dict[str, Json]:
     return {
         "/v1/{campaignId}/codes": {
             "parameters": _campaign_parameters(),
-            "post": _operation(
-                "codes",
-                "Load a file of codes",
-                "Reads the object from S3 and stores its codes; the reply comes when all of it is stored. "
-                "Sending it again is safe: codes that are there already are counted as updated.",
-                operation_id="upload",
-                body=UploadRequest,
-                reply=UploadReply,
-                problems=(
-                    *("invalidFileKey", "campaignMismatch", "fileNotFound", "fileChanged"),
-                    *("invalidRow", "notCsv", "storageUnavailable"),
-                ),
-            ),
+            "post": _upload(),
         },
         "/v1/{campaignId}/codes/count": {
             "parameters": _campaign_parameters(),
@@ -185,6 +177,115 @@ def _v1_paths(schemas: Json) -> dict[str, Json]:
     }
 
 
+def _upload() -> Json:
+    upload = _operation(
+        "codes",
+        "Load a file of codes",
+        "Reads the object from S3 and stores its codes; the reply comes when all of it is stored, or, to a caller "
+        "who prefers not to wait, at once. Sending it again is safe: codes that are there already are counted as "
+        "updated.",
+        operation_id="upload",
+        parameters=[{"$ref": "#/components/parameters/Prefer"}],
+        body=UploadRequest,
+        reply=UploadReply,
+        problems=(
+            *("invalidFileKey", "campaignMismatch", "fileNotFound", "fileChanged", "uploadCancelled"),
+            *("invalidRow", "notCsv", "storageUnavailable", "tooManyUploads"),
+        ),
+    )
+    responses = upload["responses"]
+    responses["200"]["headers"] |= _header_references("Location")
+    responses["202"] = _success(
+        UploadResource,
+        "Accepted, for a caller who prefers not to wait.",
+        headers=("Location", "Preference-Applied"),
+    )
+    return upload
+
+
+def _upload_paths(schemas: Json) -> dict[str, Json]:
+    one = [*_campaign_parameters(), {"$ref": "#/components/parameters/uploadId"}]
+    return {
+        "/v1/{campaignId}/uploads": {
+            "parameters": _campaign_parameters(),
+            "get": _operation(
+                "uploads",
+                "List uploads",
+                "Tells of a campaign's uploads, the latest first, a page at a time. Those that have ended are kept for "
+                "30 days unless configured otherwise.",
+                operation_id="uploads",
+                parameters=_query_parameters(schemas["UploadsQuery"]),
+                reply=UploadsReply,
+                problems=("invalidLimit", "invalidAfter"),
+            ),
+        },
+        "/v1/{campaignId}/uploads/{uploadId}": {
+            "parameters": one,
+            "get": _operation(
+                "uploads",
+                "Look at one upload",
+                "Tells how far an upload has come. `failed` with the error `interrupted`: the process that ran it is "
+                "gone; to send the upload again is safe.",
+                operation_id="getUpload",
+                reply=UploadResource,
+                problems=("notFound",),
+            ),
+            "delete": _cancel(),
+        },
+        "/v1/{campaignId}/uploads/{uploadId}/events": {"parameters": one, "get": _events()},
+    }
+
+
+def _cancel() -> Json:
+    cancel = _operation(
+        "uploads",
+        "Cancel an upload",
+        "Ends an upload that is queued or runs, after the batches in flight; its counts tell what was stored. One that "
+        "has ended stays as it is.",
+        operation_id="cancelUpload",
+        reply=UploadResource,
+        problems=("notFound",),
+    )
+    cancel["responses"]["202"] = _success(UploadResource, "It has been told to end, and has not yet.")
+    return cancel
+
+
+def _events() -> Json:
+    events = _operation(
+        "uploads",
+        "Follow an upload",
+        "Server-sent events: `progress` at least once a second, each with the whole upload, then one `end`, after "
+        "which the stream ends. It also ends while the process shuts down: connect again, as `retry` says.",
+        operation_id="uploadEvents",
+        parameters=[{"$ref": "#/components/parameters/Last-Event-ID"}],
+        reply=UploadResource,
+        problems=("notFound",),
+    )
+    events["responses"]["200"]["content"] = {
+        "text/event-stream": {
+            "schema": {
+                "type": "object",
+                "description": "One event.",
+                "properties": {
+                    "event": {"enum": ["progress", "end"]},
+                    "id": {"type": "string"},
+                    "data": {
+                        "type": "string",
+                        "contentMediaType": "application/json",
+                        "contentSchema": {"$ref": _reference(UploadResource)},
+                    },
+                    "retry": {"type": "integer", "description": "Milliseconds."},
+                },
+            }
+        }
+    }
+    events["responses"]["204"] = {
+        "description": "The `end` has been received already: do not connect again.",
+        "headers": _header_references("X-Correlation-ID", "Cache-Control"),
+    }
+    return events
+
+
 def _operator_paths(*, console: bool) -> dict[str, Json]:
     paths: dict[str, Json] = {}
     for path, summary in (("/heartbeat", "The process answers"), ("/livez", "The process lives")):
@@ -233,14 +334,18 @@ def _operation(
     if body is not None:
         operation["requestBody"] = {"required": body_required, "content": _json_content(body)}
         problems = (*problems, *_BODY_PROBLEMS)
-    operation["responses"] = {
-        "200": {
-            "description": "Done.",
-            "headers": _header_references("X-Correlation-ID", "Cache-Control"),
-            "content": _json_content(reply),
-        }
-    } | _problem_responses((*_EVERYWHERE, *problems), protected=True)
+    operation["responses"] = {"200": _success(reply, "Done.")} | _problem_responses(
+        (*_EVERYWHERE, *problems), protected=True
+    )
     return operation
+
+
+def _success(reply: type[BaseModel], description: str, *, headers: Sequence[str] = ()) -> Json:
+    return {
+        "description": description,
+        "headers": _header_references("X-Correlation-ID", "Cache-Control", *headers),
+        "content": _json_content(reply),
+    }
 
 
 def _public(summary: str, path: str, content: Json) -> Json:
@@ -346,6 +451,27 @@ def _parameters() -> Json:
             "schema": {"type": "string", "minLength": 1},
             "example": "ABC123",
         },
+        "uploadId": {
+            "name": "uploadId",
+            "in": "path",
+            "required": True,
+            "description": "The upload.",
+            "schema": {"type": "string", "pattern": f"^{UPLOAD_ID_PATTERN}$"},
+            "example": "019ab3f0-6d0c-7f5e-9a55-0d8f3f1f7f10",
+        },
+        "Prefer": {
+            "name": "Prefer",
+            "in": "header",
+            "description": "`respond-async` (RFC 7240): reply 202 as soon as the upload is accepted.",
+            "schema": {"type": "string"},
+            "example": "respond-async",
+        },
+        "Last-Event-ID": {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "description": "The `id` of the last event that was received.",
+            "schema": {"type": "string"},
+        },
         "X-Correlation-ID": {
             "name": "X-Correlation-ID",
             "in": "header",
@@ -368,7 +494,7 @@ def _query_parameters(schema: Json) -> list[Json]:
         {
             "name": name,
             "in": "query",
-            "required": name in schema["required"],
+            "required": name in schema.get("required", ()),
             "description": member["description"],
             "schema": {key: value for key, value in member.items() if key != "description"},
         }
@@ -387,6 +513,8 @@ def _headers() -> Json:
         "X-Correlation-ID": {"description": "What came in, or what was made.", "schema": text},
         "Cache-Control": {"description": "`no-store`", "schema": text},
         "WWW-Authenticate": {"description": "The challenge of RFC 6750.", "schema": text},
+        "Location": {"description": "The address of the upload.", "schema": text},
+        "Preference-Applied": {"description": "`respond-async`", "schema": text},
         "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
     }
 

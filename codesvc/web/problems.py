@@ -22,8 +22,12 @@ from codesvc.errors import (
     SourceChangedError,
     SourceNotFoundError,
     StorageUnavailableError,
+    TooManyUploadsError,
+    UploadCancelledError,
+    UploadInterruptedError,
     UploadRejectedError,
 )
+from codesvc.models import UploadFailure
 
 PROBLEM_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:codesvc:problem:"
@@ -46,6 +50,8 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "invalidType": Problem(400, "The type of code is missing or unknown"),
     "invalidStatus": Problem(400, "The status is unknown"),
     "invalidCount": Problem(400, "The count is missing or out of range"),
+    "invalidLimit": Problem(400, "The limit is out of range"),
+    "invalidAfter": Problem(400, "The place to go on from is malformed"),
     "invalidCampaignId": Problem(400, "The campaign id is malformed"),
     "emptyCodes": Problem(400, "The list of codes is missing or empty"),
     "invalidCodes": Problem(400, "The list of codes is malformed or too long"),
@@ -55,6 +61,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "fileNotFound": Problem(404, "The file does not exist"),
     "methodNotAllowed": Problem(405, "The method is not allowed here"),
     "fileChanged": Problem(409, "The file was replaced while it was being read"),
+    "uploadCancelled": Problem(409, "The upload was cancelled"),
     "payloadTooLarge": Problem(413, "The body is too large"),
     "unsupportedMediaType": Problem(415, "The body is not JSON"),
     "invalidRow": Problem(422, "The file holds an invalid row"),
@@ -64,6 +71,8 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "databaseUnavailable": Problem(503, "The database is not available", retry_after=5),
     "keysUnavailable": Problem(503, "The keys that verify tokens are not available", retry_after=5),
     "metricsUnavailable": Problem(503, "The metrics are not available", retry_after=1),
+    "tooManyUploads": Problem(503, "Too many uploads are under way", retry_after=15),
+    "interrupted": Problem(503, "The process that ran the upload is gone", retry_after=1),
     "draining": Problem(503, "This process is shutting down", retry_after=1),
 }
 
@@ -76,6 +85,9 @@ _DOMAIN: Final[Mapping[type[CodesvcError], str]] = {
     SourceChangedError: "fileChanged",
     InvalidRowError: "invalidRow",
     NotCsvError: "notCsv",
+    TooManyUploadsError: "tooManyUploads",
+    UploadCancelledError: "uploadCancelled",
+    UploadInterruptedError: "interrupted",
 }
 
 _HTTP: Final[Mapping[int, str]] = {
@@ -116,6 +128,18 @@ def problem_code(error: Exception) -> str:
     return "internalError"
 
 
+def failure(error: Exception) -> UploadFailure:
+    """Tell ``error`` as the failure of an upload: the problem that it would be as a reply."""
+    code = problem_code(error)
+    return UploadFailure(code, PROBLEMS[code].title, _detail(error, code))
+
+
+def _detail(error: Exception, code: str) -> str:
+    if isinstance(error, CodesvcError) and code != "internalError":
+        return str(error)
+    return PROBLEMS[code].title if isinstance(error, web.HTTPException) else _UNTOLD
+
+
 def problem_response(error: Exception, *, correlation_id: str) -> web.Response:
     """Tell ``error`` to the caller; of one that codesvc did not raise on purpose, only that it happened."""
     code = problem_code(error)
@@ -126,13 +150,9 @@ def problem_response(error: Exception, *, correlation_id: str) -> web.Response:
             correlation_id=correlation_id,
             status=error.status,
         )
-    detail = _UNTOLD
+    detail = _detail(error, code)
     headers: dict[str, str] = {}
     members: dict[str, Any] = {}
-    if isinstance(error, CodesvcError) and code != "internalError":
-        detail = str(error)
-    elif isinstance(error, web.HTTPException):
-        detail = PROBLEMS[code].title
     if isinstance(error, RequestError):
         headers.update(error.headers)
     elif isinstance(error, UploadRejectedError):

@@ -8,16 +8,18 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from codesvc.observability.telemetry import Telemetry
-from codesvc.web import handlers
+from codesvc.web import handlers, upload_handlers
 from codesvc.web.deadlines import Deadlines
-from codesvc.web.handlers import DEADLINES, INVENTORY, LIMITS, UPLOADS, Inventory, Uploads, json_response
+from codesvc.web.handlers import DEADLINES, DRAINING, INVENTORY, LIMITS, Inventory, json_response
 from codesvc.web.health import Health, Metrics
 from codesvc.web.middleware import UNMATCHED, Authenticator, Edge, RouteInfo, expect_nothing
 from codesvc.web.pages import Served, served_pages
 from codesvc.web.schemas import Limits
+from codesvc.web.upload_handlers import UPLOADS, Uploads
 
 # NOTE: the pattern takes what no campaign id is, so that it is 400 and not 404.
 _CAMPAIGN: Final = "/v1/{campaignId:[^/]*}"
+_UPLOADS: Final = f"{_CAMPAIGN}/uploads"
 
 EDGE: Final = web.AppKey("edge", Edge)
 
@@ -65,6 +67,7 @@ def create_web_app(
     app[INVENTORY] = inventory
     app[UPLOADS] = uploads
     app[LIMITS] = limits
+    app[DRAINING] = draining
     app[DEADLINES] = Deadlines(limits.operation_timeout)
     app[EDGE] = edge
     health = Health(ready=ready, draining=draining)
@@ -93,9 +96,13 @@ def _v1_routes() -> Iterable[Route]:
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/count", handlers.count, protected=True),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/assign", handlers.assign, protected=True),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/release", handlers.release, protected=True),
-        Route(hdrs.METH_POST, f"{_CAMPAIGN}/codes", handlers.upload, protected=True),
+        Route(hdrs.METH_POST, f"{_CAMPAIGN}/codes", upload_handlers.upload, protected=True),
         # NOTE: a slash within a code comes as %2F. Behind codes/count, which is no code's address.
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/{{code:[^/]+}}", handlers.code, protected=True),
+        Route(hdrs.METH_GET, f"{_UPLOADS}/{{uploadId:[^/]+}}/events", upload_handlers.events, protected=True),
+        Route(hdrs.METH_GET, f"{_UPLOADS}/{{uploadId:[^/]+}}", upload_handlers.one_upload, protected=True),
+        Route(hdrs.METH_DELETE, f"{_UPLOADS}/{{uploadId:[^/]+}}", upload_handlers.cancel, protected=True),
+        Route(hdrs.METH_GET, _UPLOADS, upload_handlers.uploads, protected=True),
     )
 
 

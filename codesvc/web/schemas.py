@@ -43,8 +43,8 @@ class Limits:
     operation_timeout: float = 28.0
 
 
-class _Request(BaseModel):
-    """Members that nobody knows are passed over: a later version may send them."""
+class RequestSchema(BaseModel):
+    """What is sent. Members that nobody knows are passed over: a later version may send them."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -52,7 +52,7 @@ class _Request(BaseModel):
     """The code of the problem that a wrong value of each member is."""
 
 
-RequestT = TypeVar("RequestT", bound=_Request)
+RequestT = TypeVar("RequestT", bound=RequestSchema)
 
 
 def _checked_file_key(key: str) -> str:
@@ -88,7 +88,7 @@ def _limits(info: ValidationInfo) -> Limits:
     return info.context if isinstance(info.context, Limits) else Limits()
 
 
-def _optional() -> Any:
+def optional() -> Any:
     """Declare a member that may be absent, but is never null."""
 
     def without_default(schema: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ _Type = Annotated[CodeType, Field(strict=False, description="The type of code.")
 _Status = Annotated[Status, Field(strict=False, description="The one status to count.")]
 
 
-class UploadRequest(_Request):
+class UploadRequest(RequestSchema):
     """Names the file to load."""
 
     fileKey: Annotated[  # noqa: N815 - as it is spelt in JSON
@@ -132,16 +132,16 @@ class UploadRequest(_Request):
     }
 
 
-class CountQuery(_Request):
+class CountQuery(RequestSchema):
     """Which codes to count."""
 
     type: _Type
-    status: _Status | SkipJsonSchema[None] = _optional()
+    status: _Status | SkipJsonSchema[None] = optional()
 
     problems = {"type": "invalidType", "status": "invalidStatus"}
 
 
-class ReserveRequest(_Request):
+class ReserveRequest(RequestSchema):
     """How many codes to reserve, and of which type."""
 
     type: _Type
@@ -155,7 +155,7 @@ class ReserveRequest(_Request):
     problems = {"type": "invalidType", "count": "invalidCount"}
 
 
-class CodesRequest(_Request):
+class CodesRequest(RequestSchema):
     """The codes to assign or release."""
 
     codes: Annotated[
@@ -198,7 +198,7 @@ class UploadReply(BaseModel):
     """What an upload did; `invalid` is there only when a row was invalid."""
 
     count: UploadCount
-    invalid: InvalidRows | SkipJsonSchema[None] = _optional()
+    invalid: InvalidRows | SkipJsonSchema[None] = optional()
 
 
 class CountReply(BaseModel):
@@ -211,9 +211,9 @@ class CountReply(BaseModel):
         }
     )
 
-    available: Annotated[int, Field(ge=0)] | SkipJsonSchema[None] = _optional()
-    reserved: Annotated[int, Field(ge=0)] | SkipJsonSchema[None] = _optional()
-    assigned: Annotated[int, Field(ge=0)] | SkipJsonSchema[None] = _optional()
+    available: Annotated[int, Field(ge=0)] | SkipJsonSchema[None] = optional()
+    reserved: Annotated[int, Field(ge=0)] | SkipJsonSchema[None] = optional()
+    assigned: Annotated[int, Field(ge=0)] | SkipJsonSchema[None] = optional()
 
 
 class CodeDates(BaseModel):
@@ -244,8 +244,8 @@ class CodeStatusDates(BaseModel):
     """When a code was stored, reserved and assigned, as far as it was: RFC 3339, UTC, milliseconds."""
 
     saved: datetime
-    reserved: datetime | SkipJsonSchema[None] = _optional()
-    assigned: datetime | SkipJsonSchema[None] = _optional()
+    reserved: datetime | SkipJsonSchema[None] = optional()
+    assigned: datetime | SkipJsonSchema[None] = optional()
 
 
 class CodeReply(BaseModel):
@@ -254,7 +254,7 @@ class CodeReply(BaseModel):
     code: str
     type: CodeType
     status: Status
-    reserveId: str | SkipJsonSchema[None] = _optional()  # noqa: N815 - as it is spelt in JSON
+    reserveId: str | SkipJsonSchema[None] = optional()  # noqa: N815 - as it is spelt in JSON
     date: CodeStatusDates
 
 
@@ -296,8 +296,8 @@ class ProblemReply(BaseModel):
     detail: str
     code: str
     correlationId: str  # noqa: N815 - as it is spelt in JSON
-    line: Annotated[int, Field(ge=1)] | SkipJsonSchema[None] = _optional()
-    count: UploadCount | SkipJsonSchema[None] = _optional()
+    line: Annotated[int, Field(ge=1)] | SkipJsonSchema[None] = optional()
+    count: UploadCount | SkipJsonSchema[None] = optional()
 
 
 def parse(model: type[RequestT], data: Any, limits: Limits) -> RequestT:

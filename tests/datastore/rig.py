@@ -26,6 +26,12 @@ START = datetime(2026, 3, 1, 12, 0, 0, 123_000, tzinfo=UTC)
 EAGER = Keeping(keep_from=1, quiet_seconds=0.0)
 """Keeps the counts of the smallest campaigns, too, and at once, so that every test goes through them."""
 
+INDEX_NAMES = [
+    *("codes_by_status", "campaigns_by_writer", "campaigns_by_touch"),
+    *("uploads_by_campaign", "uploads_by_saved", "uploads_by_lease", "uploads_by_expiry"),
+]
+"""Of all collections, in the order in which they are told."""
+
 Documents = Any
 """A blocking collection, to arrange and to look at from outside."""
 

@@ -168,7 +168,9 @@ def test_indexes(service: dict[str, str], mongo: MongoClient[dict[str, Any]]) ->
     assert second.stdout == first.stdout
     database = mongo[service["CODESVC_MONGO_DATABASE"]]
     found = {
-        name for collection in ("codes", "campaigns") for name in database[collection].index_information()
+        name
+        for collection in ("codes", "campaigns", "uploads")
+        for name in database[collection].index_information()
     }
     assert set(first.stdout.split()) == found - {"_id_"}
     assert run("indexes", "--drop-obsolete", **service).stdout == first.stdout

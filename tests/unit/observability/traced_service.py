@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "web"))
 from aiohttp.test_utils import TestServer
 from webroom import MemoryUploads, Service, bearer
 
-from codesvc.models import CodeType, UploadCounts, UploadReport
+from codesvc.models import UploadCounts, UploadOrder, UploadReport
 from codesvc.observability.logs import configure_logging
 from codesvc.observability.telemetry import Telemetry
 from codesvc.observability.tracing import configure_tracing
@@ -24,12 +24,9 @@ class TracedUploads(MemoryUploads):
 
     telemetry: Telemetry
 
-    async def run(
-        self, *, campaign_id: str, code_type: CodeType, file_key: str, header: bool, strict: bool
-    ) -> UploadReport:
-        del file_key, header, strict
+    async def run(self, order: UploadOrder) -> UploadReport:
         queue: asyncio.Queue[int] = asyncio.Queue()
-        with self.telemetry.upload(campaign_id=campaign_id, code_type=code_type.value) as upload:
+        with self.telemetry.upload(campaign_id=order.campaign_id, code_type=order.code_type.value) as upload:
 
             async def write() -> None:
                 codes = await queue.get()

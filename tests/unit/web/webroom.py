@@ -5,8 +5,8 @@ too, before pytest could rewrite it: PYTEST_DONT_REWRITE.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,11 +22,15 @@ from codesvc.models import (
     Code,
     CodeType,
     Counts,
+    Progress,
     Reservation,
     ReservedCode,
     Status,
+    Upload,
     UploadCounts,
+    UploadOrder,
     UploadReport,
+    UploadState,
 )
 from codesvc.observability.telemetry import Telemetry
 from codesvc.web.auth import Authenticator, TokenRules, mint_token
@@ -101,22 +105,38 @@ class MemoryUploads:
 
     outcome: UploadReport | Exception = field(default_factory=lambda: UploadReport(UploadCounts(98, 2)))
     calls: list[Mapping[str, Any]] = field(default_factory=list)
+    known: list[Upload] = field(default_factory=list)
 
-    async def run(
-        self, *, campaign_id: str, code_type: CodeType, file_key: str, header: bool, strict: bool
-    ) -> UploadReport:
-        self.calls.append(
-            {
-                "campaign_id": campaign_id,
-                "code_type": code_type,
-                "file_key": file_key,
-                "header": header,
-                "strict": strict,
-            }
-        )
+    async def run(self, order: UploadOrder) -> UploadReport:
+        self.calls.append(asdict(order))
         if isinstance(self.outcome, Exception):
             raise self.outcome
-        return self.outcome
+        return replace(self.outcome, upload_id=str(uuid.uuid4()))
+
+    async def start(self, order: UploadOrder) -> Upload:
+        report = await self.run(order)
+        progress = Progress(1, 1, report.counts, report.invalid_count, report.invalid_samples)
+        self.known.append(Upload(str(uuid.uuid4()), order, UploadState.RUNNING, NOW, progress))
+        return self.known[-1]
+
+    async def get(self, campaign_id: str, upload_id: str) -> Upload:
+        for one in self.known:
+            if (one.order.campaign_id, one.id) == (campaign_id, upload_id):
+                return one
+        raise NotFoundError("There is no such upload.")
+
+    async def page(self, campaign_id: str, *, limit: int, after: str | None) -> list[Upload]:
+        assert after is None
+        return [one for one in self.known if one.order.campaign_id == campaign_id][:limit]
+
+    async def watch(self, campaign_id: str, upload_id: str) -> AsyncGenerator[Upload | None, None]:
+        one = await self.get(campaign_id, upload_id)
+        yield one
+        yield None
+        yield replace(one, state=UploadState.SUCCEEDED)
+
+    async def cancel(self, campaign_id: str, upload_id: str) -> Upload:
+        return replace(await self.get(campaign_id, upload_id), state=UploadState.CANCELLED)
 
 
 @dataclass

@@ -1,0 +1,398 @@
+"""Uploads as resources: each is accepted, may have to wait for its turn, runs, and can be looked at by anybody.
+
+The process that accepts an upload owns it: it keeps a record of it in the store, from before the first code is written
+until after the last, and writes to that about once a second how far it has come. What other processes ask for is in
+the record; what this process asks for, it knows itself.
+"""
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import Any, Final, Protocol
+
+from codesvc.errors import (
+    CodesvcError,
+    DatabaseUnavailableError,
+    DrainingError,
+    NotFoundError,
+    UploadCancelledError,
+)
+from codesvc.ingest.job import Clock, Job, new_upload_id
+from codesvc.ingest.pipeline import Begin, Halt, Source
+from codesvc.ingest.turns import Bounds, Turns
+from codesvc.models import (
+    CodeType,
+    Progress,
+    Upload,
+    UploadFailure,
+    UploadOrder,
+    UploadReport,
+)
+
+logger = logging.getLogger(__name__)
+
+_TICK_SECONDS: Final = 1.0
+# How long a caller waits for the last word to be written, which is written in any case.
+_LAST_WORD_SECONDS: Final = 2.0
+_LAST_WORD_TRIES: Final = 5
+# How long a caller who cancels an upload of another process waits for its end, and how often it looks.
+_CANCEL_SECONDS: Final = 15.0
+_CANCEL_LOOK_SECONDS: Final = 0.2
+# How long what was read of a record is good enough for others who ask.
+_FRESH_SECONDS: Final = 0.5
+
+
+class Pipeline(Protocol):
+    """What runs an upload: see codesvc.ingest.pipeline.Uploads."""
+
+    def drain(self) -> None:
+        """Let every upload end after the batches in flight, with DrainingError; start no other."""
+
+    async def run(
+        self,
+        *,
+        campaign_id: str,
+        code_type: CodeType,
+        file_key: str,
+        header: bool,
+        strict: bool,
+        progress: Callable[[Progress], None],
+        begin: Begin,
+        halt: Halt,
+    ) -> UploadReport:
+        """Load a file."""
+
+
+class Records(Protocol):
+    """Where the records are kept. Every method raises DatabaseUnavailableError or DatabaseRefusedError."""
+
+    async def queue(self, upload: Upload, *, revision: int) -> None:
+        """Keep a new upload that waits for its turn."""
+
+    async def begin(self, upload: Upload, *, revision: int, saved: datetime) -> datetime:
+        """Keep an upload that begins; return the instant at which its codes are saved, not before ``saved``."""
+
+    async def save(self, upload: Upload, *, revision: int) -> bool:
+        """Write down how far it has come; tell whether it is to be cancelled."""
+
+    async def find(self, campaign_id: str, upload_id: str) -> Upload | None:
+        """Read one upload."""
+
+    async def page(self, campaign_id: str, *, limit: int, after: str | None) -> list[Upload]:
+        """Read at most ``limit`` uploads of a campaign, the latest first, from before ``after`` on."""
+
+    async def ask_to_cancel(self, campaign_id: str, upload_id: str) -> None:
+        """Ask the owner of an upload to end it."""
+
+
+class Jobs:
+    """Runs uploads and tells of them.
+
+    Arguments:
+        source: where existence is looked up before an upload has to wait; None where there is none.
+        describe: tells an error in a caller's terms.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        source: Source | None,
+        records: Records,
+        bounds: Bounds,
+        describe: Callable[[Exception], UploadFailure],
+        clock: Clock,
+    ) -> None:
+        self._pipeline = pipeline
+        self._source = source
+        self._records = records
+        self._describe = describe
+        self._clock = clock
+        self._turns = Turns(bounds)
+        self._jobs: dict[str, Job] = {}
+        self._reads: dict[str, asyncio.Task[Upload | None]] = {}
+        self._draining = False
+
+    @property
+    def active(self) -> int:
+        """Uploads under way: what a process that is to end waits for."""
+        return len(self._jobs)
+
+    @property
+    def waiting(self) -> int:
+        """Uploads that wait for their turn."""
+        return self._turns.waiting
+
+    def drain(self) -> None:
+        """Let every upload end after the batches in flight, with DrainingError; start no other."""
+        self._draining = True
+        self._pipeline.drain()
+        for job in self._jobs.values():
+            job.halt.call(DrainingError("The process is going away before the upload is done."))
+
+    async def close(self) -> None:
+        """End what is left, without another word: the lease of each will run out."""
+        tasks: list[asyncio.Task[Any]] = [job.task for job in self._jobs.values() if job.task is not None]
+        tasks += self._reads.values()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def run(self, order: UploadOrder) -> UploadReport:
+        """Load a file's codes; return when all of them are stored.
+
+        Raises:
+            TooManyUploadsError: as many uploads wait as may.
+            UploadCancelledError: somebody cancelled it.
+            CodesvcError: see ``codesvc.ingest.pipeline.Uploads.run``.
+
+        """
+        job = self._start(order)
+        await job.ended.wait()
+        if job.error is not None:
+            raise job.error
+        assert job.report is not None  # noqa: S101 - one of the two is there
+        return replace(job.report, upload_id=job.upload.id)
+
+    async def start(self, order: UploadOrder) -> Upload:
+        """Begin to load a file's codes, or queue that; return as soon as the record of it is kept.
+
+        Raises what ``run`` raises, as far as it can be told by then: whether the file is there, for one.
+        """
+        job = self._start(order)
+        await job.accepted.wait()
+        if job.error is not None and not job.kept:
+            raise job.error
+        return job.now()
+
+    async def get(self, campaign_id: str, upload_id: str) -> Upload:
+        """Tell how far an upload has come.
+
+        Raises:
+            NotFoundError: the campaign has no such upload, or no longer.
+
+        """
+        job = self._jobs.get(upload_id)
+        if job is not None and job.kept and job.upload.order.campaign_id == campaign_id:
+            return job.now()
+        found = await self._records.find(campaign_id, upload_id)
+        if found is None:
+            raise NotFoundError("The campaign has no such upload.")
+        return found
+
+    async def page(self, campaign_id: str, *, limit: int, after: str | None) -> list[Upload]:
+        """Tell of a campaign's uploads, the latest first, at most ``limit`` of those from before ``after`` on."""
+        found = await self._records.page(campaign_id, limit=limit, after=after)
+        return [self._jobs[one.id].now() if one.id in self._jobs else one for one in found]
+
+    async def watch(self, campaign_id: str, upload_id: str) -> AsyncGenerator[Upload | None, None]:
+        """Tell how far an upload has come, once a second, until it has ended; None where that is not known just now.
+
+        Raises:
+            NotFoundError: there is no such upload, or no longer.
+
+        """
+        while True:
+            job = self._jobs.get(upload_id)
+            upload = await self._glance(campaign_id, upload_id)
+            yield upload
+            if upload is not None and upload.state.ended:
+                return
+            if job is None:
+                await asyncio.sleep(_TICK_SECONDS)
+            else:
+                await _at_most(_TICK_SECONDS, job.ended)
+
+    async def cancel(self, campaign_id: str, upload_id: str) -> Upload:
+        """Let an upload end after the batches in flight; return how far it had come.
+
+        It may have ended otherwise before it heard of that; or it has not heard of it yet, and is still under way.
+
+        Raises:
+            NotFoundError: the campaign has no such upload, or no longer.
+
+        """
+        deadline = time.monotonic() + _CANCEL_SECONDS
+        upload = await self.get(campaign_id, upload_id)
+        job = self._jobs.get(upload_id)
+        if job is not None:
+            job.halt.call(UploadCancelledError("The upload was cancelled."))
+            await _at_most(_CANCEL_SECONDS, job.ended)
+            return job.now()
+        if not upload.state.ended:
+            await self._records.ask_to_cancel(campaign_id, upload_id)
+        while not upload.state.ended and time.monotonic() < deadline:
+            await asyncio.sleep(_CANCEL_LOOK_SECONDS)
+            upload = await self.get(campaign_id, upload_id)
+        return upload
+
+    async def _glance(self, campaign_id: str, upload_id: str) -> Upload | None:
+        """Look at an upload together with all who look at the same moment; wait for a second at most."""
+        job = self._jobs.get(upload_id)
+        if job is not None:
+            return await self.get(campaign_id, upload_id)
+        key = f"{campaign_id}/{upload_id}"
+        task = self._reads.get(key)
+        if task is None:
+            # In a context of its own: it is nobody's request in particular.
+            reading = self._records.find(campaign_id, upload_id)
+            task = self._reads[key] = asyncio.create_task(reading, context=contextvars.Context())
+            task.add_done_callback(partial(self._forget, key))
+        await asyncio.wait({task}, timeout=_TICK_SECONDS)
+        if not task.done():
+            return None
+        try:
+            found = task.result()
+        except DatabaseUnavailableError:
+            return None
+        if found is None:
+            raise NotFoundError("The campaign has no such upload.")
+        return found
+
+    def _forget(self, key: str, task: asyncio.Task[Upload | None]) -> None:
+        """Let what was read be good enough for those who ask within a moment."""
+        if not task.cancelled():
+            task.exception()  # whoever waited has heard of it, if anybody still did
+        task.get_loop().call_later(_FRESH_SECONDS, self._reads.pop, key, None)
+
+    def _start(self, order: UploadOrder) -> Job:
+        if self._draining:
+            raise DrainingError("The process is going away.")
+        self._turns.check()
+        job = Job(new_upload_id(), order, self._clock)
+        self._jobs[job.upload.id] = job
+        # NOTE: a task of its own, since a caller may go away, or may not even wait. It has the caller's context: its
+        # lines in the log carry the correlation id of the request, and its spans belong to that trace.
+        job.task = asyncio.create_task(self._run(job))
+        return job
+
+    async def _run(self, job: Job) -> None:
+        tending: asyncio.Task[None] | None = None
+        try:
+            # In a context of its own: what it does each second is no part of the upload's trace.
+            tending = asyncio.create_task(self._tend(job), context=contextvars.Context())
+            try:
+                job.report = await self._perform(job)
+            except Exception as error:  # noqa: BLE001 - whatever it was, whoever waits for the upload hears of it
+                job.error = error
+            # What it is in the middle of writing is older than the last word, and cannot come after it.
+            tending.cancel()
+            job.finish(self._describe)
+            if job.told:
+                last = asyncio.create_task(self._last_word(job))
+                await asyncio.wait({last}, timeout=_LAST_WORD_SECONDS)
+                job.tell_end()
+                await last
+                _log_end(job)
+        finally:
+            if tending is not None:
+                tending.cancel()
+            if job.report is None and job.error is None:
+                job.error = DrainingError("The process is going away before the upload is done.")
+            job.tell_end()
+            del self._jobs[job.upload.id]
+
+    async def _perform(self, job: Job) -> UploadReport:
+        order = job.upload.order
+
+        async def begin(size: int) -> datetime:
+            job.begin(size)
+            saved = await self._records.begin(job.upload, revision=job.revise(), saved=self._clock())
+            job.accept()
+            return saved
+
+        async with self._turn(job):
+            return await self._pipeline.run(
+                campaign_id=order.campaign_id,
+                code_type=order.code_type,
+                file_key=order.file_key,
+                header=order.header,
+                strict=order.strict,
+                progress=job.note,
+                begin=begin,
+                halt=job.halt,
+            )
+
+    @asynccontextmanager
+    async def _turn(self, job: Job) -> AsyncIterator[None]:
+        """Wait for the job's turn, as a queued upload if it does not come at once."""
+        turn = self._turns.ask()
+        try:
+            if not turn.done():
+                async with job.halt.block():
+                    await self._queue(job)
+                    await turn
+            yield
+        finally:
+            self._turns.give_back(turn)
+
+    async def _queue(self, job: Job) -> None:
+        if self._source is not None:
+            # A file that is not there is told at once, not after hours in the queue.
+            async with self._source.open(job.upload.order.file_key) as stream:
+                job.size(stream.size)
+        await self._records.queue(job.upload, revision=job.revise())
+        job.accept()
+
+    async def _tend(self, job: Job) -> None:
+        """Keep the record up to date, and with it the lease, and hear whether the upload is to be cancelled."""
+        await job.accepted.wait()
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            job.measure()
+            try:
+                cancelled = await self._records.save(job.now(), revision=job.revise())
+            except CodesvcError as error:
+                # The next try is a second away, and the lease lasts for many.
+                logger.info("progress was not written down", extra={"reason": str(error)})
+            else:
+                if cancelled:
+                    job.halt.call(UploadCancelledError("The upload was cancelled."))
+
+    async def _last_word(self, job: Job) -> None:
+        """Write down how an upload has ended; what it has stored is stored, whether or not that can be done."""
+        for _ in range(_LAST_WORD_TRIES):
+            try:
+                await self._records.save(job.now(), revision=job.revise())
+            except DatabaseUnavailableError:
+                await asyncio.sleep(_TICK_SECONDS)
+            except CodesvcError as error:
+                logger.warning("an upload's end was not written down", extra={"reason": str(error)})
+                return
+            else:
+                return
+        logger.warning(
+            "an upload's end was not written down", extra={"reason": "the database did not answer"}
+        )
+
+
+async def _at_most(seconds: float, event: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _log_end(job: Job) -> None:
+    upload = job.upload
+    counts = upload.progress.counts
+    told = {
+        "campaignId": upload.order.campaign_id,
+        "uploadId": upload.id,
+        "state": upload.state.value,
+        "inserted": counts.inserted,
+        "updated": counts.updated,
+        "invalid": upload.progress.invalid_count,
+    }
+    if job.error is not None and not isinstance(job.error, CodesvcError):
+        logger.error("upload ended", extra=told, exc_info=job.error)
+    else:
+        logger.info("upload ended", extra=told)
