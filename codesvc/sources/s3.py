@@ -128,7 +128,7 @@ class S3Source:
         finally:
             await stream.close()
 
-    async def files(self, prefix: str) -> AsyncIterator[SourceFile]:
+    async def files(self, prefix: str, *, page_size: int = 1000) -> AsyncIterator[SourceFile]:
         """Yield every object whose key begins with ``prefix``, in the order of their bytes, a page in memory at a time.
 
         Each page is asked for by the last key of the one before, not by a token that may expire: hours may lie between
@@ -147,7 +147,7 @@ class S3Source:
                     "list", method="ListObjectsV2", bucket=self._bucket, key=prefix
                 ):
                     page = await self._client.list_objects_v2(
-                        Bucket=self._bucket, Prefix=prefix, StartAfter=after
+                        Bucket=self._bucket, Prefix=prefix, StartAfter=after, MaxKeys=page_size
                     )
             except ClientError as error:
                 raise _refused(error) from error
