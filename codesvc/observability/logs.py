@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final, TextIO
+from typing import Any, ClassVar, Final, TextIO
 
 import orjson
 from opentelemetry import trace
@@ -103,12 +103,12 @@ class AccessLog:
     """Writes a line for each request, at level INFO.
 
     Where lines are JSON, it goes past ``logging``: a record that nobody but our own handler sees costs
-    more than the line that is made of it.
+    more than the line that is made of it. Those of a few milliseconds are made together, when they are written: one
+    after the other, they take a third of the time that they would take in the middle of each request.
     """
 
     def __init__(self) -> None:
         self._logger = logging.getLogger("codesvc.access")
-        self._requests: dict[tuple[str, str, int], str] = {}
 
     def __call__(
         self, *, method: str, route: str, status: int, seconds: float, size: int, campaign_id: str | None
@@ -119,29 +119,16 @@ class AccessLog:
             return
         handler = _State.handler
         if handler is not None and handler.json and handler in logger.root.handlers:
-            handler.write_soon(self._line(method, route, status, seconds, size, campaign_id))
+            told = (time.time(), correlation_id.get(), current_trace(), method, route, status, seconds, size)
+            handler.write_soon((*told, campaign_id))
             return
         fields = {"method": method, "route": route, "status": status, "durationMs": round(seconds * 1000, 3)}
         extra = {**fields, "bytes": size} | ({} if campaign_id is None else {"campaignId": campaign_id})
         logger.info("request", extra=extra)
 
-    def _line(
-        self, method: str, route: str, status: int, seconds: float, size: int, campaign_id: str | None
-    ) -> bytes:
-        # Nothing here needs escaping but what is known beforehand, so the line need not go through an encoder:
-        # correlation and campaign ids hold letters, digits and harmless signs only, or are not taken.
-        request = self._requests.get((method, route, status))
-        if request is None:
-            told = orjson.dumps({"method": method, "route": route, "status": status}).decode()
-            request = self._requests[method, route, status] = told[1:-1]
-        campaign = "" if campaign_id is None else f',"campaignId":"{campaign_id}"'
-        spans = current_trace()
-        traced = "" if spans is None else f',"traceId":"{spans[0]}","spanId":"{spans[1]}"'
-        return (
-            f'{{"timestamp":"{_timestamp(time.time())}","level":"INFO","logger":"codesvc.access","message":"request",'
-            f'"correlationId":"{correlation_id.get()}",{request},"durationMs":{seconds * 1000:.3f},"bytes":{size}'
-            f"{campaign}{traced}{_State.told}}}\n"
-        ).encode()
+
+_Access = tuple[float, str | None, tuple[str, str] | None, str, str, int, float, int, str | None]
+"""When (seconds since the epoch), correlation id, trace and span, method, route, status, seconds, bytes, campaign."""
 
 
 class _LineHandler(logging.Handler):
@@ -151,7 +138,7 @@ class _LineHandler(logging.Handler):
         self.json = not stream.isatty()
         self._stream = stream
         self._binary = getattr(stream, "buffer", None) if self.json else None
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[bytes | _Access] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -169,12 +156,12 @@ class _LineHandler(logging.Handler):
             self._waiting.append(line)
             self.flush()
 
-    def write_soon(self, line: bytes) -> None:
-        """Write a line together with what else is written within a few milliseconds: one call for all."""
+    def write_soon(self, access: _Access) -> None:
+        """Write a request's line together with what else is written within a few milliseconds: one call for all."""
         if self._binary is None:
-            self.write(line)
+            self.write(_access_line(access))
             return
-        self._waiting.append(line)
+        self._waiting.append(access)
         if self._loop is not None and self._loop.is_running():
             return
         try:
@@ -193,7 +180,8 @@ class _LineHandler(logging.Handler):
         # NOTE: popped one by one, so that two threads never write the same line, nor lose one.
         with suppress(IndexError):
             while True:
-                lines.append(self._waiting.popleft())
+                line = self._waiting.popleft()
+                lines.append(line if isinstance(line, bytes) else _access_line(line))
         # Who reads the log may be gone, or the disk full: requests are served all the same.
         with suppress(OSError), _locked(self._lock_file):
             self._binary.write(b"".join(lines))
@@ -218,6 +206,25 @@ class _State:
     told = ""
     """The same as a part of a JSON object, or nothing."""
     spans = False
+    requests: ClassVar[dict[tuple[str, str, int], str]] = {}
+    """What a line says of a request, by method, route and status: few, and encoded once."""
+
+
+def _access_line(access: _Access) -> bytes:
+    # Nothing here needs escaping but what is known beforehand, so the line need not go through an encoder: correlation
+    # and campaign ids hold letters, digits and harmless signs only, or are not taken.
+    created, correlation, spans, method, route, status, seconds, size, campaign_id = access
+    request = _State.requests.get((method, route, status))
+    if request is None:
+        told = orjson.dumps({"method": method, "route": route, "status": status}).decode()
+        request = _State.requests[method, route, status] = told[1:-1]
+    campaign = "" if campaign_id is None else f',"campaignId":"{campaign_id}"'
+    traced = "" if spans is None else f',"traceId":"{spans[0]}","spanId":"{spans[1]}"'
+    return (
+        f'{{"timestamp":"{_timestamp(created)}","level":"INFO","logger":"codesvc.access","message":"request",'
+        f'"correlationId":"{correlation}",{request},"durationMs":{seconds * 1000:.3f},"bytes":{size}'
+        f"{campaign}{traced}{_State.told}}}\n"
+    ).encode()
 
 
 def _json_line(record: logging.LogRecord) -> bytes:
