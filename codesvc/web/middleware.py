@@ -6,7 +6,7 @@ own and look up for every request what is known here once.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from logging import getLogger
 from os import urandom
@@ -35,6 +35,8 @@ CLIENT_CLOSED_REQUEST: Final = 499
 """What nginx logs for a client that did not wait; it reaches nobody."""
 
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+_IDS: Final = 256
+_ids: list[str] = []
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _correlation = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}").fullmatch
 # W3C Trace Context, section 3.2: version, trace id, parent id, flags; all zeros is no id.
@@ -182,19 +184,15 @@ class Edge:
 
 def new_correlation_id() -> str:
     """Make a random UUID, version 4 (RFC 9562, section 5.4), without the objects of ``uuid``."""
-    bits = next(_random_bits)
+    if not _ids:
+        # Many at once, in a loop and with one call to the system: each takes a quarter of the time.
+        drawn = urandom(16 * _IDS).hex()
+        _ids.extend(_uuid(drawn[start : start + 32]) for start in range(0, len(drawn), 32))
+    return _ids.pop()
+
+
+def _uuid(bits: str) -> str:
     return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-{_VARIANT[bits[16]]}{bits[17:20]}-{bits[20:]}"
-
-
-def _draw_bits() -> Iterator[str]:
-    """Yield 128 random bits at a time, in hexadecimal; the system is asked for those of 256 requests at once."""
-    while True:
-        drawn = urandom(4096).hex()
-        for start in range(0, len(drawn), 32):
-            yield drawn[start : start + 32]
-
-
-_random_bits = _draw_bits()
 
 
 async def expect_nothing(request: web.Request) -> None:
