@@ -1,8 +1,9 @@
 """Metrics: aioprometheus holds and renders them; what every request touches waits in plain cells.
 
 aioprometheus finds a series by encoding its labels as JSON, twice for each observation, and walks every
-bucket: 14 µs for one counter and one histogram. A cell found in a dict takes 0.2 µs, so cells are what
-requests touch, and they are poured into the library's collectors when somebody reads them.
+bucket: 14 µs for one counter and one histogram. So what requests touch is a list: some hundred observations at a
+time are sorted into cells, which takes 0.2 µs each in a loop (and several times that in the middle of a request), and
+the cells are poured into the library's collectors when somebody reads them.
 
 NOTE: aioprometheus does not escape label values. Every value used here comes from a closed set.
 """
@@ -29,6 +30,9 @@ LATENCY_BUCKETS: Final = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
 )
 """Upper bounds in seconds: from a reserve out of memory to an upload of a hundred million codes."""
+
+
+_MAX_NOTED: Final = 256
 
 
 class Merge(StrEnum):
@@ -66,17 +70,26 @@ class LatencyHistogram:
         self._collector = Histogram(name, doc, registry=registry, buckets=LATENCY_BUCKETS)
         self._counter = counter
         self._cells: dict[tuple[str | int, ...], _Cell] = {}
+        self._noted: list[tuple[tuple[str | int, ...], float]] = []
 
     def observe(self, values: tuple[str | int, ...], seconds: float) -> None:
         """Record one observation; ``values`` are the labels' values, in the order of their names."""
-        cell = self._cells.get(values)
-        if cell is None:
-            cell = self._cells[values] = _Cell(dict(zip(self._labels, map(str, values), strict=True)))
-        cell.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
-        cell.sum += seconds
+        self._noted.append((values, seconds))
+        if len(self._noted) >= _MAX_NOTED:
+            self._sort_in()
+
+    def _sort_in(self) -> None:
+        for values, seconds in self._noted:
+            cell = self._cells.get(values)
+            if cell is None:
+                cell = self._cells[values] = _Cell(dict(zip(self._labels, map(str, values), strict=True)))
+            cell.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+            cell.sum += seconds
+        self._noted.clear()
 
     def collect(self) -> None:
         """Bring the library's collectors up to date."""
+        self._sort_in()
         for cell in self._cells.values():
             if cell.value is None:
                 cell.value = HistogramValue(*LATENCY_BUCKETS)
