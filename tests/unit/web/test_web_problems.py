@@ -168,7 +168,7 @@ async def test_invalid_count(client: Client, service: Service, method: str, quer
     assert not service.inventory.calls
 
 
-@pytest.mark.parametrize("count", [0, -1, 101, 1.5, 1.0, "1", True, None, [1], 10**30])
+@pytest.mark.parametrize("count", [0, -1, 101, 1.5, "1", True, None, [1], 10**30])
 async def test_invalid_count_in_a_body(client: Client, service: Service, count: object) -> None:
     reply = await send(client, "POST", "/v1/1/reserve", json={"type": "tm", "count": count})
     assert (reply.status, reply.code) == (400, "invalidCount")
