@@ -37,7 +37,7 @@ export class Codes {
 
   /** Take over the limits that hold: the largest reservation. */
   limit({ mostReserved }) {
-    if (mostReserved) byId("reserve-count").max = mostReserved;
+    byId("reserve-count").max = mostReserved;
   }
 
   #clear() {

@@ -10,7 +10,7 @@ const api = new Api();
 const stock = new Stock(api);
 const uploads = new Uploads(api, () => stock.refresh());
 const codes = new Codes(api, () => stock.refresh());
-new Session(api, {
+const session = new Session(api, {
   async open(campaign) {
     // The first call proves the token and the campaign's name; nothing changes on the page if it fails.
     await stock.open(campaign);
@@ -24,11 +24,13 @@ learn();
 
 /** What this service offers is in its OpenAPI document, which every service shows. */
 async function learn() {
+  let document;
   try {
-    const { data } = await api.call("GET", "openapi.json");
-    if (data.paths["/dev/token"]) session.offerDevToken();
-    codes.limit({ mostReserved: data.components.schemas.ReserveRequest?.properties.count.maximum });
+    document = (await api.call("GET", "openapi.json")).data;
   } catch {
-    // The page works without; the service checks everything anyway, and tells about itself at sign-in.
+    // The page works without: whether the service is there, signing in will tell.
+    return;
   }
+  if (document.paths["/dev/token"]) session.offerDevToken();
+  codes.limit({ mostReserved: document.components.schemas.ReserveRequest.properties.count.maximum });
 }

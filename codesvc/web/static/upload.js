@@ -17,13 +17,12 @@ export class UploadView {
   #read = element("span", { "data-fact": "Read" });
   #pace = element("span", { class: "hint", "data-fact": "Pace" });
   #progress;
-  #actions = element("div", { class: "row" });
   #error = element("div", { role: "status" });
-  #invalid;
+  #invalid = new InvalidRows();
   #upload;
 
-  /** ``cancel``, ``takeBack`` and ``invalidRows`` are called with the upload and with the place to tell errors. */
-  constructor(upload, { cancel, takeBack, invalidRows }) {
+  /** ``cancel`` is called with the view; what goes wrong is told at its ``told``. */
+  constructor(upload, { cancel }) {
     const name = fileName(upload);
     const title = `upload-${upload.uploadId}`;
     this.told = element("div", { role: "alert" });
@@ -34,16 +33,12 @@ export class UploadView {
     );
     this.#progress = element(
       "div", {}, this.#meter, element("p", { class: "under-meter" }, this.#read, this.#pace));
-    const labelled = (text) => ({ class: "small", "aria-label": `${text} ${name}` });
-    this.cancel = button("Cancel", () => cancel(this), { ...labelled("Cancel the upload"), "data-action": "cancel" });
-    this.takeBack = button(
-      "Take back …", () => takeBack(this), { ...labelled("Take back the codes of"), "data-action": "take-back" });
-    this.#invalid = new InvalidRows(() => invalidRows(this));
-    this.#actions.append(this.cancel, this.takeBack);
+    this.cancel = button(
+      "Cancel", () => cancel(this), { class: "small", "aria-label": `Cancel the upload ${name}`, "data-action": "cancel" });
     this.node = element(
-      "li", { class: "panel stack upload", "data-upload": upload.uploadId },
+      "li", { class: "panel stack upload", tabindex: "-1", "data-upload": upload.uploadId },
       element("div", { class: "upload-head" }, element("h4", { id: title }, name), this.#badge, this.#about),
-      this.#progress, this.#list, this.#error, this.#invalid.node, this.#actions, this.told,
+      this.#progress, this.#list, this.#error, this.#invalid.node, this.cancel, this.told,
     );
     this.update(upload);
   }
@@ -74,10 +69,8 @@ export class UploadView {
     else tell(this.#error);
     this.#invalid.update(upload.invalid);
     // A button that goes away must not take the focus with it.
-    const focused = document.activeElement === this.cancel && !active;
+    if (!active && document.activeElement === this.cancel) this.node.focus();
     this.cancel.hidden = !active;
-    this.takeBack.hidden = active || !upload.count.inserted;
-    if (focused) (this.takeBack.hidden ? this.node.closest("main") : this.takeBack)?.focus();
   }
 
   #fact(name, value) {
@@ -91,13 +84,15 @@ export class UploadView {
   }
 }
 
-/** The first invalid rows, and all of them as a file. */
+/** The first invalid rows: the API keeps a hundred of them. */
 class InvalidRows {
   #rows = element("tbody");
   #summary = element("summary");
   #shown = -1;
 
-  constructor(download) {
+  #more = element("p", { class: "hint" });
+
+  constructor() {
     const table = element(
       "table", {},
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Line"), element("th", { scope: "col" }, "Why"))),
@@ -108,7 +103,7 @@ class InvalidRows {
       element(
         "div", { class: "stack" },
         element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The first invalid rows" }, table),
-        element("div", {}, button("Download all as CSV", download, { class: "small", "data-action": "invalid" })),
+        this.#more,
       ),
     );
   }
@@ -119,6 +114,7 @@ class InvalidRows {
     if (!count) return;
     this.#summary.textContent = plural(count, "invalid row");
     const samples = invalid.samples ?? [];
+    this.#more.textContent = samples.length < count ? `The first ${number(samples.length)} of them.` : "";
     if (samples.length === this.#shown) return;
     this.#shown = samples.length;
     this.#rows.replaceChildren(...samples.map(({ line, reason }) =>

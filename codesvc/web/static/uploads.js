@@ -2,16 +2,16 @@
 
 import { Api, NetworkError } from "./api.js";
 import { confirmed } from "./confirm.js";
-import { byId, number, onSubmit, plural, save, tell, tellError } from "./dom.js";
+import { byId, onSubmit, plural, tell, tellError } from "./dom.js";
 import { UploadView, fileName, isActive } from "./upload.js";
 
 // A browser opens six connections to a host (HTTP/1.1): streams must leave some of them to calls.
 const MOST_STREAMS = 3;
 const FIRST_SHOWN = 5;
+const PAGE = 20;
 const BUSY_MILLISECONDS = 3_000;
 const QUIET_MILLISECONDS = 15_000;
 const AGAIN_MILLISECONDS = 2_000;
-const DOWNLOAD_MILLISECONDS = 600_000;
 
 export class Uploads {
   #api;
@@ -21,6 +21,7 @@ export class Uploads {
   #streams = new Map();
   #timer = 0;
   #most = FIRST_SHOWN;
+  #older = null;
 
   /** ``finished()`` is called whenever an upload that was seen under way has come to its end. */
   constructor(api, finished) {
@@ -31,18 +32,13 @@ export class Uploads {
     byId("upload-form").addEventListener("reset", () => setTimeout(() => this.#showKey()));
     byId("uploads-more").addEventListener("click", () => this.#showMore());
     document.addEventListener("visibilitychange", () => this.#schedule(0));
+    document.addEventListener("signed-out", () => this.#clear(""));
   }
 
   /** Show the uploads of a campaign, from now on. */
   async open(campaign) {
     this.close();
-    if (campaign !== this.#campaign) {
-      this.#campaign = campaign;
-      this.#views.clear();
-      this.#most = FIRST_SHOWN;
-      byId("uploads").replaceChildren();
-      tell(byId("upload-told"));
-    }
+    if (campaign !== this.#campaign) this.#clear(campaign);
     this.#showKey();
     await this.#refresh();
   }
@@ -52,6 +48,15 @@ export class Uploads {
     clearTimeout(this.#timer);
     for (const stream of this.#streams.values()) stream.abort();
     this.#streams.clear();
+  }
+
+  #clear(campaign) {
+    this.#campaign = campaign;
+    this.#views.clear();
+    this.#most = FIRST_SHOWN;
+    this.#older = null;
+    byId("uploads").replaceChildren();
+    for (const id of ["upload-told", "uploads-told"]) tell(byId(id));
   }
 
   #fileKey() {
@@ -79,9 +84,10 @@ export class Uploads {
   async #refresh() {
     const campaign = this.#campaign;
     try {
-      const { data } = await this.#api.call("GET", Api.path(campaign, "uploads"));
+      const { data } = await this.#page();
       if (campaign !== this.#campaign) return;
       tell(byId("uploads-told"));
+      if (!this.#views.size) this.#older = data.next ?? null;
       // The oldest first, each put before the others: what is new comes to the top.
       for (const upload of [...data.uploads].reverse()) this.#show(upload, { first: !this.#views.has(upload.uploadId) });
     } catch (error) {
@@ -89,6 +95,10 @@ export class Uploads {
     }
     this.#limit();
     this.#follow();
+  }
+
+  #page(query = {}) {
+    return this.#api.call("GET", Api.path(this.#campaign, "uploads"), { query: { limit: PAGE, ...query } });
   }
 
   /** Tell once that the list is not up to date; an alert that is said every few seconds helps nobody. */
@@ -99,11 +109,7 @@ export class Uploads {
   #show(upload, { first = false } = {}) {
     let view = this.#views.get(upload.uploadId);
     if (!view) {
-      view = new UploadView(upload, {
-        cancel: (each) => this.#end(each, "cancel"),
-        takeBack: (each) => this.#end(each, "takeBack"),
-        invalidRows: (each) => this.#download(each),
-      });
+      view = new UploadView(upload, { cancel: (each) => this.#cancel(each) });
       this.#views.set(upload.uploadId, view);
       if (first) byId("uploads").prepend(view.node);
       else byId("uploads").append(view.node);
@@ -125,15 +131,23 @@ export class Uploads {
     const nodes = [...byId("uploads").children];
     nodes.forEach((node, index) => { node.hidden = index >= this.#most; });
     byId("uploads-none").hidden = nodes.length > 0 || byId("uploads-told").hasChildNodes();
-    byId("uploads-more").hidden = nodes.length <= this.#most;
-    byId("uploads-more").textContent = `Show ${number(nodes.length - this.#most)} more`;
+    byId("uploads-more").hidden = nodes.length <= this.#most && !this.#older;
   }
 
-  #showMore() {
-    const next = byId("uploads").children[this.#most];
-    this.#most = Infinity;
+  async #showMore() {
+    const from = this.#most;
+    this.#most += PAGE;
+    try {
+      if (this.#older && byId("uploads").children.length < this.#most) {
+        const { data } = await this.#page({ after: this.#older });
+        this.#older = data.next ?? null;
+        for (const upload of data.uploads) this.#show(upload);
+      }
+    } catch (error) {
+      this.#complain(error);
+    }
     this.#limit();
-    next?.querySelector("button:not([hidden])")?.focus();
+    byId("uploads").children[from]?.focus();
   }
 
   /** Open streams of the uploads under way, the latest first, and say when to look at the list again. */
@@ -167,26 +181,13 @@ export class Uploads {
     this.#schedule(AGAIN_MILLISECONDS);
   }
 
-  async #end(view, how) {
+  async #cancel(view) {
     const { upload } = view;
-    if (!(await confirmed(QUESTIONS[how](upload)))) return;
-    tell(view.told);
     const path = Api.path(this.#campaign, "uploads", upload.uploadId);
-    try {
-      await this.#api.call("DELETE", path);
-      this.#show((await this.#api.call("GET", path)).data);
-    } catch (error) {
-      tellError(view.told, error);
-    }
-  }
-
-  async #download(view) {
-    const { upload } = view;
+    if (!(await confirmed(cancelQuestion(upload)))) return;
     tell(view.told);
-    const path = Api.path(this.#campaign, "uploads", upload.uploadId, "invalid");
     try {
-      const { data } = await this.#api.call("GET", path, { limit: DOWNLOAD_MILLISECONDS });
-      save(`invalid-rows-${upload.uploadId}.csv`, data);
+      this.#show((await this.#api.call("DELETE", path)).data);
     } catch (error) {
       tellError(view.told, error);
     }
@@ -195,19 +196,11 @@ export class Uploads {
 
 const ENDS = { succeeded: "succeeded", failed: "failed", cancelled: "been cancelled" };
 
-const QUESTIONS = {
-  cancel: (upload) => ({
-    title: "Cancel this upload?",
-    text: `${fileName(upload)}: the codes that are stored by then stay. Sending the upload again later is safe.`,
-    yes: "Cancel the upload",
-  }),
-  takeBack: (upload) => ({
-    title: "Take back the codes of this upload?",
-    text: `${fileName(upload)} brought ${plural(upload.count.inserted, "new code")}. Those of them that are still `
-      + "available are removed from the stock; reserved and assigned ones stay. This cannot be undone.",
-    yes: "Take back",
-  }),
-};
+const cancelQuestion = (upload) => ({
+  title: "Cancel this upload?",
+  text: `${fileName(upload)}: the codes that are stored by then stay. Sending the upload again later is safe.`,
+  yes: "Cancel the upload",
+});
 
 function announce(text) {
   byId("announcements").textContent = text;

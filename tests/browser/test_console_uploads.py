@@ -1,0 +1,132 @@
+"""The console's uploads: begun, followed while they go on, cancelled, refused."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from api.harness import assert_problem, csv_of, eventually, make_codes
+from api.proxy import Proxy
+from api.world import World
+from playwright.sync_api import Locator, Page, expect
+
+from .visit import Visit
+
+CODES = 200_000
+
+
+@pytest.fixture
+def halfway(s3_proxy: Proxy) -> Iterator[Proxy]:
+    """S3 stops in the middle of the next file, until the proxy is told to go on."""
+    s3_proxy.stall_after(1_500_000)
+    yield s3_proxy
+    s3_proxy.resume()
+
+
+@pytest.fixture
+def file(world: World, campaign: str) -> str:
+    """The name of a file of CODES codes with three invalid rows, a header, and a code that is known."""
+    codes = make_codes(CODES - 1)
+    known = next(iter(world.stored(campaign)))
+    rows = [code.encode() for code in [*codes, known]]
+    for row in (b"x" * 300, b'"a"b', b"\xff\xfe"):
+        rows.insert(random.randrange(1000), row)
+    name = "2026/batch 1.csv"
+    world.put(campaign, b"code\n" + b"\n".join(rows), name=name, code_type="external")
+    return name
+
+
+def start(
+    page: Page, name: str, *, code_type: str = "external", header: bool = False, strict: bool = False
+) -> Locator:
+    """Start an upload by the form; return its place in the list."""
+    page.get_by_label("Type of the codes").select_option(code_type)
+    page.get_by_label("File name").fill(name)
+    page.get_by_label("The first row is a header").set_checked(header)
+    page.get_by_label("Stop at the first invalid row").set_checked(strict)
+    page.get_by_role("button", name="Start upload").click()
+    item = page.get_by_role("listitem").filter(has_text=name).first
+    expect(item).to_be_visible()
+    return item
+
+
+def fact(item: Locator, name: str) -> int:
+    return int(item.locator(f"[data-fact='{name}']").inner_text().replace(",", ""))
+
+
+def test_progress_is_seen_to_the_end(
+    visit: Visit, world: World, campaign: str, file: str, halfway: Proxy
+) -> None:
+    page = visit.sign_in(campaign)
+    expect(page.get_by_text("There are no uploads of this campaign yet.")).to_be_hidden()
+    page.get_by_label("File name").fill(file)
+    expect(page.locator("#upload-key")).to_have_text(f"codes/{campaign}/tm/{file}")
+    item = start(page, file, header=True)
+    expect(item.locator(".badge")).to_have_text("running")
+    eventually(lambda: 0 < fact(item, "Codes") < CODES, limit=20)
+    bar = item.get_by_role("progressbar")
+    eventually(lambda: 0 < int(bar.get_attribute("aria-valuenow") or "0") < 100, limit=20)
+    expect(item.locator("[data-fact=Read]")).to_contain_text(" MB of ")
+    expect(item.locator("[data-fact='Invalid rows']")).to_have_text("3")
+    halfway.resume()
+    expect(item.locator(".badge")).to_have_text("succeeded", timeout=40_000)
+    expect(bar).to_be_hidden()
+    assert fact(item, "Codes") == CODES
+    assert fact(item, "New") == CODES - 1
+    assert fact(item, "Known before") == 1
+    item.get_by_text("3 invalid rows").click()
+    rows = item.get_by_role("row")
+    expect(rows).to_have_count(4)
+    expect(page.locator("#announcements")).to_contain_text(
+        f"{file} has succeeded: {CODES:,} codes, 3 invalid rows"
+    )
+    counts = world.service.count(campaign, "external")
+    expect(page.locator("[data-figure=external-available]")).to_have_text(f"{counts['available']:,}")
+
+
+def test_cancel(visit: Visit, world: World, campaign: str, file: str, halfway: Proxy) -> None:
+    page = visit.sign_in(campaign)
+    item = start(page, file, header=True)
+    eventually(lambda: fact(item, "Codes"), limit=20)
+    cancel = item.get_by_role("button", name="Cancel the upload")
+    cancel.click()
+    page.get_by_role("dialog").get_by_role("button", name="Go back").click()
+    expect(item.locator(".badge")).to_have_text("running")
+    cancel.click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel the upload").click()
+    expect(item.locator(".badge")).to_have_text("cancelled", timeout=20_000)
+    expect(cancel).to_be_hidden()
+    stored = world.codes.count_documents({"_id.campaign_id": campaign})
+    assert stored == 30 + 20 + fact(item, "New")
+    assert stored < CODES
+    page.reload()
+    page.get_by_label("Token").fill(visit.service.token)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("listitem").filter(has_text=file).locator(".badge")).to_have_text("cancelled")
+
+
+def test_what_fails_is_told(visit: Visit, world: World, campaign: str) -> None:
+    name = world.put(campaign, b"A\n" + b"x" * 300, name="bad.csv").rpartition("/")[2]
+    page = visit.sign_in(campaign)
+    item = start(page, name, code_type="tm", strict=True)
+    expect(item.locator(".badge")).to_have_text("failed")
+    expect(item.get_by_role("status")).to_contain_text("The file holds an invalid row")
+    missing = start(page, "not-there.csv", code_type="tm")
+    expect(missing.locator(".badge")).to_have_text("failed")
+    expect(missing).to_contain_text("The file does not exist")
+
+
+def test_uploads_of_others_are_seen_and_older_ones_on_demand(
+    visit: Visit, world: World, campaign: str
+) -> None:
+    for index in range(6):
+        world.service.upload(world.put(campaign, csv_of(make_codes(1)), name=f"{index}.csv"))
+    refused = world.service.upload(f"codes/{campaign}/tm/none.csv")
+    assert_problem(refused, 404, "fileNotFound")
+    page = visit.sign_in(campaign)
+    items = page.get_by_role("listitem")
+    expect(items).to_have_count(5)
+    expect(items.first).to_contain_text("none.csv")
+    page.get_by_role("button", name="Show more").click()
+    # The two that stocked the campaign were uploads as well.
+    expect(items).to_have_count(9)
+    expect(items.nth(5)).to_be_focused()

@@ -1,0 +1,144 @@
+"""Both pages at both widths, light and dark, by keyboard, and as assistive technology is given them.
+
+The screenshots of a run are in build/screenshots.
+"""
+
+from collections.abc import Callable
+
+import pytest
+from api.harness import csv_of, make_codes
+from api.world import World
+from playwright.sync_api import Page, expect
+
+from .looks import check_access, check_looks
+from .visit import MOST_TABS, Visit
+
+WINDOWS = [(360, "light"), (360, "dark"), (1440, "light"), (1440, "dark")]
+
+
+def fill(page: Page) -> None:
+    """Bring the console into a state in which every part of it shows something."""
+    page.get_by_label("How many").fill("12")
+    page.get_by_role("button", name="Reserve", exact=True).click()
+    expect(page.locator("#reserved-told")).to_contain_text("12 codes reserved")
+    code = page.get_by_label("Reserved codes").input_value().split("\n")[0]
+    page.locator("#change-codes").fill(f"{code}\nnever-heard-of")
+    page.get_by_role("button", name="Release", exact=True).click()
+    expect(page.locator("#changed")).to_contain_text("1 code released")
+    page.get_by_label("Code", exact=True).fill(code)
+    page.get_by_role("button", name="Look up").click()
+    expect(page.locator("#found")).to_contain_text("available")
+    page.get_by_label("File name").fill("a/../b.csv")
+    page.get_by_role("button", name="Start upload").click()
+    expect(page.locator("#upload-told")).to_contain_text("correlation ID")
+
+
+def put_uploads(world: World, campaign: str) -> None:
+    bad = csv_of(make_codes(5)) + b"x" * 300 + b"\n" + b'"a"b\n'
+    world.service.upload(world.put(campaign, bad, name="autumn/a-rather-long-name-of-a-file-in-a-folder.csv"))
+    world.service.upload(world.put(campaign, bad, name="strict.csv"), strict=True)
+
+
+@pytest.mark.parametrize(("width", "scheme"), WINDOWS)
+def test_console(
+    new_visit: Callable[..., Visit], world: World, campaign: str, width: int, scheme: str
+) -> None:
+    visit = new_visit(width=width, scheme=scheme)
+    visit.statuses = {400}
+    visit.open("/console")
+    check_looks(visit, "sign-in")
+    check_access(visit)
+    put_uploads(world, campaign)
+    page = visit.sign_in(campaign)
+    fill(page)
+    page.get_by_text("2 invalid rows").click()
+    check_looks(visit, "console")
+    check_access(visit)
+    page.get_by_role("button", name="Assign …", exact=True).click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    check_looks(visit, "dialog")
+
+
+@pytest.mark.parametrize(("width", "scheme"), WINDOWS)
+def test_docs(new_visit: Callable[..., Visit], campaign: str, width: int, scheme: str) -> None:
+    visit = new_visit(width=width, scheme=scheme)
+    page = visit.open("/docs")
+    page.get_by_role("button", name="Use a development token").click()
+    page.get_by_label("Campaign").fill(campaign)
+    for name in ("upload", "count", "reserve"):
+        operation = page.locator(f"details#{name}")
+        operation.locator("summary").first.click()
+        for inner in operation.locator("details > summary").all():
+            inner.click()
+    count = page.locator("details#count")
+    count.get_by_role("button", name="Send", exact=True).click()
+    expect(count.locator(".reply-head .badge")).to_have_text("200 OK")
+    check_looks(visit, "docs")
+    check_access(visit)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_schemes_differ(new_visit: Callable[..., Visit], scheme: str) -> None:
+    page = new_visit(scheme=scheme).open("/console")
+    back = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (min(back) > 200) is (scheme == "light")
+    assert (max(back) < 60) is (scheme == "dark")
+
+
+def test_the_console_by_keyboard_alone(visit: Visit, world: World, campaign: str) -> None:
+    page = visit.open("/console")
+    keyboard = page.keyboard
+    expect(page.get_by_label("Token")).to_be_focused()
+    keyboard.insert_text(visit.service.token)
+    visit.tab_to(page.locator("#first-campaign"))
+    keyboard.type(campaign)
+    keyboard.press("Enter")
+    expect(page.locator("#work-title")).to_be_focused()
+    visit.tab_to(page.get_by_role("button", name="Refresh"))
+    keyboard.press("Enter")
+    visit.tab_to(page.get_by_label("Type of the codes"))
+    visit.tab_to(page.get_by_label("How many"))
+    keyboard.press("Control+a")
+    keyboard.type("4")
+    keyboard.press("Enter")
+    expect(page.locator("#reserved-told")).to_contain_text("4 codes reserved")
+    visit.tab_to(page.get_by_role("button", name="Assign or release …"))
+    keyboard.press("Space")
+    expect(page.locator("#change-codes")).to_be_focused()
+    visit.tab_to(page.get_by_role("button", name="Assign …", exact=True))
+    keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Go back")).to_be_focused()
+    visit.tab_to(page.get_by_role("dialog").get_by_role("button", name="Assign"), key="Shift+Tab")
+    keyboard.press("Enter")
+    expect(page.locator("#changed")).to_contain_text("4 codes assigned")
+    expect(page.get_by_role("button", name="Assign …", exact=True)).to_be_focused()
+    code = page.locator("#change-codes").input_value().split("\n")[0]
+    visit.tab_to(page.get_by_label("Code", exact=True))
+    keyboard.insert_text(code)
+    keyboard.press("Enter")
+    expect(page.locator("#found")).to_contain_text("assigned")
+    visit.tab_to(page.get_by_role("button", name="Sign out"), key="Shift+Tab")
+    keyboard.press("Enter")
+    expect(page.get_by_label("Token")).to_be_focused()
+    assert world.service.count(campaign) == {"available": 26, "reserved": 0, "assigned": 4}
+
+
+@pytest.mark.parametrize("path", ["/console", "/docs"])
+def test_tab_goes_through_all_in_the_order_of_the_page(visit: Visit, campaign: str, path: str) -> None:
+    """Everything that can have the focus gets it once, from the link that skips to the content on."""
+    page = visit.sign_in(campaign) if path == "/console" else visit.open(path)
+    if path == "/docs":
+        expect(page.locator(".operation").first).to_be_visible()
+    page.evaluate("document.activeElement.blur(); window.getSelection().collapse(document.body, 0)")
+    wanted = page.evaluate("""() => {
+      const nodes = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")];
+      const shown = nodes.filter((node) => node.checkVisibility());
+      shown.forEach((node, index) => { node.dataset.order = index; });
+      return shown.length;
+    }""")
+    assert 10 < wanted < MOST_TABS
+    seen = []
+    for _ in range(wanted):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("Number(document.activeElement.dataset.order)"))
+    assert seen == list(range(wanted))
