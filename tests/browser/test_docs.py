@@ -12,14 +12,14 @@ METHODS = ("get", "post", "put", "patch", "delete")
 
 def open_docs(visit: Visit, campaign: str) -> Page:
     page = visit.open("/docs")
-    page.get_by_label("Token").fill(visit.service.token)
-    page.get_by_label("Campaign").fill(campaign)
+    page.get_by_label("Token", exact=True).fill(visit.service.token)
+    page.get_by_label("Campaign", exact=True).fill(campaign)
     expect(page.locator(".operation").first).to_be_visible()
     return page
 
 
 def opened(page: Page, operation_id: str) -> Locator:
-    operation = page.locator(f"details#{operation_id}")
+    operation = page.locator(f"details#op-{operation_id}")
     if operation.get_attribute("open") is None:
         operation.locator("summary").first.click()
     return operation
@@ -38,7 +38,7 @@ def test_every_operation_can_be_tried(visit: Visit, campaign: str) -> None:
     paths = visit.service.get("/openapi.json", auth=None).json()["paths"]
     told = {item[method]["operationId"] for item in paths.values() for method in METHODS if method in item}
     shown = page.locator("details.operation")
-    assert {each.get_attribute("id") for each in shown.all()} == told
+    assert {each.get_attribute("id") for each in shown.all()} == {f"op-{name}" for name in told}
     assert len(told) > 12
     for operation_id in sorted(told):
         status = send(opened(page, operation_id))
@@ -74,7 +74,7 @@ def test_posts(visit: Visit, world: World, campaign: str) -> None:
 def test_without_a_token(visit: Visit, campaign: str) -> None:
     visit.statuses = {401}
     page = open_docs(visit, campaign)
-    page.get_by_label("Token").fill("")
+    page.get_by_label("Token", exact=True).fill("")
     operation = opened(page, "count")
     assert send(operation) == "401 Unauthorized"
     expect(operation.locator(".reply")).to_contain_text('"code": "unauthorized"')
@@ -97,10 +97,10 @@ def test_a_line_for_the_shell(visit: Visit, campaign: str) -> None:
 
 
 def test_an_address_opens_an_operation(visit: Visit) -> None:
-    page = visit.open("/docs#assign")
-    expect(page.locator("details#assign")).to_have_attribute("open", "")
+    page = visit.open("/docs#op-assign")
+    expect(page.locator("details#op-assign")).to_have_attribute("open", "")
     page.get_by_role("navigation", name="Requests").get_by_role("link", name="Release codes").click()
-    expect(page.locator("details#release > summary")).to_be_focused()
+    expect(page.locator("details#op-release > summary")).to_be_focused()
 
 
 def test_the_network_is_down(visit: Visit, campaign: str) -> None:

@@ -64,13 +64,13 @@ def test_docs(new_visit: Callable[..., Visit], campaign: str, width: int, scheme
     visit = new_visit(width=width, scheme=scheme)
     page = visit.open("/docs")
     page.get_by_role("button", name="Use a development token").click()
-    page.get_by_label("Campaign").fill(campaign)
+    page.get_by_label("Campaign", exact=True).fill(campaign)
     for name in ("upload", "count", "reserve"):
-        operation = page.locator(f"details#{name}")
+        operation = page.locator(f"details#op-{name}")
         operation.locator("summary").first.click()
         for inner in operation.locator("details > summary").all():
             inner.click()
-    count = page.locator("details#count")
+    count = page.locator("details#op-count")
     count.get_by_role("button", name="Send", exact=True).click()
     expect(count.locator(".reply-head .badge")).to_have_text("200 OK")
     check_looks(visit, "docs")
@@ -129,7 +129,6 @@ def test_tab_goes_through_all_in_the_order_of_the_page(visit: Visit, campaign: s
     page = visit.sign_in(campaign) if path == "/console" else visit.open(path)
     if path == "/docs":
         expect(page.locator(".operation").first).to_be_visible()
-    page.evaluate("document.activeElement.blur(); window.getSelection().collapse(document.body, 0)")
     wanted = page.evaluate("""() => {
       const nodes = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")];
       const shown = nodes.filter((node) => node.checkVisibility());
@@ -137,8 +136,9 @@ def test_tab_goes_through_all_in_the_order_of_the_page(visit: Visit, campaign: s
       return shown.length;
     }""")
     assert 10 < wanted < MOST_TABS
-    seen = []
-    for _ in range(wanted):
+    page.locator(".skip").focus()
+    seen = [0]
+    for _ in range(wanted - 1):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("Number(document.activeElement.dataset.order)"))
     assert seen == list(range(wanted))

@@ -25,7 +25,8 @@ export class Operation {
     this.#path = path;
     this.#told = item[method];
     this.#session = session;
-    this.id = this.#told.operationId;
+    // None of the page's own ids begins like this.
+    this.id = `op-${this.#told.operationId}`;
     const parameters = [...(item.parameters ?? []), ...(this.#told.parameters ?? [])].map((each) => resolve(api, each));
     this.#fields = parameters.filter((each) => each.name !== "campaignId").map((each) => this.#field(each));
     this.node = this.#view();
@@ -248,7 +249,7 @@ export class Operation {
     if (size) {
       const blob = () => new Blob(parts, { type });
       const download = element("button", { class: "small", type: "button" }, "Download");
-      download.addEventListener("click", () => save(`${this.id}-reply`, blob()));
+      download.addEventListener("click", () => save(`${this.#told.operationId}-reply`, blob()));
       actions.append(copyButton("Copy", () => shown.textContent, { class: "small" }), download);
     }
   }
