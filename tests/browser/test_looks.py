@@ -65,7 +65,7 @@ def test_docs(new_visit: Callable[..., Visit], campaign: str, width: int, scheme
     page = visit.open("/docs")
     page.get_by_role("button", name="Use a development token").click()
     page.get_by_label("Campaign", exact=True).fill(campaign)
-    for name in ("upload", "count", "reserve"):
+    for name in ("upload", "count"):
         operation = page.locator(f"details#op-{name}")
         operation.locator("summary").first.click()
         for inner in operation.locator("details > summary").all():

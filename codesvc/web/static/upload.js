@@ -90,7 +90,7 @@ class InvalidRows {
   #summary = element("summary");
   #shown = -1;
 
-  #more = element("p", { class: "hint" });
+  #more = element("p", { class: "hint", hidden: true });
 
   constructor() {
     const table = element(
@@ -114,7 +114,8 @@ class InvalidRows {
     if (!count) return;
     this.#summary.textContent = plural(count, "invalid row");
     const samples = invalid.samples ?? [];
-    this.#more.textContent = samples.length < count ? `The first ${number(samples.length)} of them.` : "";
+    this.#more.hidden = samples.length === count;
+    this.#more.textContent = `These are the first ${number(samples.length)} of them.`;
     if (samples.length === this.#shown) return;
     this.#shown = samples.length;
     this.#rows.replaceChildren(...samples.map(({ line, reason }) =>
@@ -129,7 +130,8 @@ function about(upload) {
   if (finishedAt) parts.push(bytes(read.done));
   if (startedAt && finishedAt) {
     const seconds = (new Date(finishedAt) - new Date(startedAt)) / 1000;
-    parts.push(seconds < 10 ? `${seconds.toFixed(1)} s` : duration(seconds));
+    if (seconds < 0.1) parts.push("< 0.1 s");
+    else parts.push(seconds < 10 ? `${seconds.toFixed(1)} s` : duration(seconds));
   }
   return parts.join(" · ");
 }
