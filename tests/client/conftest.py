@@ -3,7 +3,21 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
-from api.conftest import api_bucket, api_settings, campaign, logs, main_database, new_database, service, world
+from api.conftest import (
+    api_bucket,
+    api_settings,
+    campaign,
+    fragile,
+    fragile_session,
+    fragile_settings,
+    logs,
+    main_database,
+    mongo_proxy,
+    new_database,
+    s3_proxy,
+    service,
+    world,
+)
 from api.harness import Service
 from api.proxy import Proxy
 
@@ -13,9 +27,14 @@ __all__ = [
     "api_bucket",
     "api_settings",
     "campaign",
+    "fragile",
+    "fragile_session",
+    "fragile_settings",
     "logs",
     "main_database",
+    "mongo_proxy",
     "new_database",
+    "s3_proxy",
     "service",
     "world",
 ]
