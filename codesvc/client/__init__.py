@@ -57,7 +57,7 @@ from codesvc.client.errors import (
     UploadEndedError,
     UploadFailedError,
 )
-from codesvc.client.replies import Change, Problem, Upload, UploadState
+from codesvc.client.replies import Change, Problem, Upload
 from codesvc.client.retries import RetryPolicy
 from codesvc.client.transport import TokenProvider
 from codesvc.models import (
@@ -69,6 +69,7 @@ from codesvc.models import (
     ReservedCode,
     Status,
     UploadCounts,
+    UploadState,
 )
 
 __all__ = [

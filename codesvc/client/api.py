@@ -17,7 +17,6 @@ from codesvc.client.errors import CodesvcClientError, UploadCancelledError, Uplo
 from codesvc.client.replies import (
     Change,
     Upload,
-    UploadState,
     read_change,
     read_code,
     read_counts,
@@ -28,7 +27,7 @@ from codesvc.client.replies import (
 from codesvc.client.retries import Kind, RetryPolicy
 from codesvc.client.transport import Call, TokenProvider, Transport, only_once, understood
 from codesvc.client.uploads import follow
-from codesvc.models import Code, CodeType, Counts, Reservation, Status
+from codesvc.models import Code, CodeType, Counts, Reservation, Status, UploadState
 
 _CODES_PER_REQUEST: Final = 100_000
 _LARGEST_BODY: Final = 24 << 20

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from codesvc.models import (
@@ -15,22 +14,8 @@ from codesvc.models import (
     ReservedCode,
     Status,
     UploadCounts,
+    UploadState,
 )
-
-
-class UploadState(StrEnum):
-    """Where an upload stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will happen to it."""
-        return self not in {UploadState.QUEUED, UploadState.RUNNING}
 
 
 @dataclass(frozen=True, slots=True)
