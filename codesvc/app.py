@@ -24,7 +24,9 @@ from codesvc.datastore.client import Mongo
 from codesvc.datastore.codes import CodeStore
 from codesvc.datastore.counting import Verdict
 from codesvc.datastore.indexes import migrate
+from codesvc.datastore.stock import Sampling, Stock
 from codesvc.datastore.uploads import UploadRecords
+from codesvc.datastore.watch import Watch, view
 from codesvc.errors import CodesvcError, DatabaseUnavailableError, SettingsError, UploadInterruptedError
 from codesvc.ingest.jobs import Jobs
 from codesvc.ingest.pipeline import Options, Uploads
@@ -73,6 +75,7 @@ class Service:
     telemetry: Telemetry
     mongo: Mongo
     store: CodeStore
+    stock: Stock
     inventory: Inventory
     uploads: Uploads
     jobs: Jobs
@@ -160,12 +163,17 @@ class Service:
 async def open_service(settings: Settings) -> AsyncIterator[Service]:
     """Connect and wire everything behind the edge; neither MongoDB nor S3 needs to answer yet."""
     _keep_memory_steady()
-    telemetry = Telemetry()
+    telemetry = Telemetry(version=__version__)
     async with AsyncExitStack() as stack:
-        mongo = Mongo(settings)
+        mongo = Mongo(settings, event_listeners=[Watch(telemetry.database)])
+        telemetry.watch_database(partial(view, mongo))
         stack.push_async_callback(mongo.close)
         store = CodeStore(mongo, telemetry, settings.write_strategy)
         stack.push_async_callback(store.close)
+        ttl = timedelta(seconds=settings.reservation_ttl)
+        sampling = Sampling(settings.stock_interval, settings.stock_campaigns, ttl)
+        stock = store.stock(telemetry.stock, sampling, utc_now)
+        stack.push_async_callback(stock.close)
         if not store.raw_encoding:
             logger.warning("the driver does not take encoded batches as they are: uploads will be slow")
         source = (
@@ -196,13 +204,15 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             describe=failure,
             clock=utc_now,
         )
+        telemetry.watch_queue(lambda: jobs.waiting)
         stack.push_async_callback(jobs.close)
         yield Service(
             settings=settings,
             telemetry=telemetry,
             mongo=mongo,
             store=store,
-            inventory=Inventory(store, reservation_ttl=timedelta(seconds=settings.reservation_ttl)),
+            stock=stock,
+            inventory=Inventory(store, reservation_ttl=ttl),
             uploads=uploads,
             jobs=jobs,
         )
@@ -309,6 +319,7 @@ async def _serve(settings: Settings, member: Member | None) -> None:
         indexes = (
             asyncio.create_task(_ensure_indexes(service.mongo)) if member is None or member.first else None
         )
+        service.stock.start()
         await drain.signalled()
         jobs = service.jobs
         logger.info("draining", extra={"requests": app[EDGE].active, "uploads": jobs.active})

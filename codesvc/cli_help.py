@@ -71,6 +71,9 @@ environment (default):
   CODESVC_MAX_RESERVE             codes in one reserve (10000)
   CODESVC_MAX_CODES_PER_REQUEST   codes in one assign or release (100000)
 
+  CODESVC_STOCK_INTERVAL          seconds between samples of the stock for /metrics; 0: none (60)
+  CODESVC_STOCK_CAMPAIGNS         lowest stocks that /metrics shows one by one (20)
+
   OTEL_EXPORTER_OTLP_ENDPOINT     where traces go: http://collector:4318 (none)
   OTEL_EXPORTER_OTLP_PROTOCOL     http/protobuf or grpc (http/protobuf)
   OTEL_*                          the rest of OpenTelemetry's variables

@@ -102,6 +102,11 @@ class Settings(BaseSettings):
     """A reserve is one transaction, and what that changes has to fit into MongoDB's cache."""
     max_codes_per_request: int = Field(100_000, ge=1, le=10_000_000)
 
+    stock_interval: float = Field(60.0, ge=0, le=600)
+    """Seconds between two samples of the whole stock for the metrics; 0 for none."""
+    stock_campaigns: int = Field(20, ge=0, le=1_000)
+    """Campaigns that the metrics show one by one."""
+
     @field_validator(
         "s3_endpoint_url",
         "aws_region",

@@ -10,7 +10,7 @@ codesvc/datastore/counting.py says how.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -27,7 +27,8 @@ from codesvc.datastore.indexes import ensure_indexes
 from codesvc.datastore.lending import Lending
 from codesvc.datastore.motion import Motion
 from codesvc.datastore.orders import Request
-from codesvc.datastore.telemetry import Telemetry
+from codesvc.datastore.stock import Sampling, Stock
+from codesvc.datastore.telemetry import Samples, Telemetry
 from codesvc.datastore.wire import COMMAND_OVERHEAD, Wire, raw_encoding_works
 from codesvc.datastore.writers import BatchWriter, InsertFirstWriter, UpsertWriter
 from codesvc.models import MAX_CODE_BYTES, Code, CodeType, Counts, ReservedCode, Status, UploadCounts
@@ -72,6 +73,12 @@ class CodeStore:
         """Let other processes know that this one writes nothing more."""
         await self._counting.close()
         await self._motion.close()
+
+    def stock(self, told: Samples, sampling: Sampling, clock: Callable[[], datetime]) -> Stock:
+        """Make what samples the whole stock."""
+        return Stock(
+            self._mongo, self._counting, told, self._campaigns.process, sampling=sampling, clock=clock
+        )
 
     @property
     def raw_encoding(self) -> bool:
@@ -138,6 +145,9 @@ class CodeStore:
         # Not under a time limit of this caller's own: callers are served together.
         with self._telemetry.datastore_operation("reserve"):
             found = await self._lending.reserve(request)
+        self._telemetry.reserved(
+            code_type.value, requested=count, lent=len(found), expired=sum(one.held for one in found)
+        )
         return [
             ReservedCode(code=one.code, type=code_type, reserve_id=reserve_id, saved=one.saved, reserved=now)
             for one in found

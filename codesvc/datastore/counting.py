@@ -160,6 +160,7 @@ class Counting:
             except PyMongoError as error:
                 if not may_be_sent_again(error) or time.monotonic() > deadline:
                     raise
+            self._telemetry.command_retried()
             await asyncio.sleep(_PAUSE)
 
     async def _count(self, campaign_id: str, code_type: CodeType, cut_off: datetime) -> Counts:

@@ -28,7 +28,7 @@ from datetime import datetime
 from typing import Final
 
 import pymongo
-from pymongo.errors import PyMongoError, WriteConcernError
+from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
 
 from codesvc.datastore.campaigns import Campaign, Campaigns
 from codesvc.datastore.candidates import Candidate, Candidates
@@ -54,6 +54,7 @@ _POLL_SECONDS: Final = 0.05
 _FIRST_PAUSE: Final = 0.002
 _LONGEST_PAUSE: Final = 0.1
 _REMEMBERED_LENDERS: Final = 10_000
+_WRITE_CONFLICT: Final = 112
 _TRANSIENT: Final = "TransientTransactionError"
 _UNKNOWN_COMMIT: Final = "UnknownTransactionCommitResult"
 _TOO_LATE: Final = "The database did not settle a reservation in time."
@@ -254,6 +255,8 @@ class _Lender:
             return
         if held is None:
             await asyncio.sleep(_FIRST_PAUSE)
+        else:
+            self._telemetry.reserve_conflicts(wanted - held)
         found = await self._holds.read_back(shares)
         for share in shares:
             share.order.held += [one for one in share.candidates if one.code in found]
@@ -357,15 +360,32 @@ class _Lender:
                         raise _UnprovenError
                 if found:
                     shares = list(Dealer(orders).deal(found))
-                    if await self._holds.hold(shares, session) != len(found):
+                    held = await self._holds.hold(shares, session)
+                    if held != len(found):
+                        self._telemetry.reserve_conflicts(len(found) - held)
                         raise _InTheWayError
-                    await _commit(session, deadline)
+                    await self._commit(session, deadline)
         except PyMongoError as error:
+            if isinstance(error, OperationFailure) and error.code == _WRITE_CONFLICT:
+                self._telemetry.reserve_conflicts(1)  # or more: the server stops at the first
             if error.has_error_label(_TRANSIENT):
                 raise _InTheWayError from error
             raise
         for share in shares:
             share.held()
+
+    async def _commit(self, session: AsyncSession, deadline: float) -> None:
+        """Commit, and ask again while it is unknown whether the commit took effect (a commit may be repeated)."""
+        while True:
+            try:
+                await session.commit_transaction()
+            except PyMongoError as error:
+                if not error.has_error_label(_UNKNOWN_COMMIT) or time.monotonic() > deadline:
+                    raise
+                self._telemetry.command_retried()
+                await asyncio.sleep(_FIRST_PAUSE)
+            else:
+                return
 
 
 class _StandaloneLender(_Lender):
@@ -391,16 +411,3 @@ class _UnprovenError(Exception):
 
 class _InTheWayError(Exception):
     """Another writer was faster with a part of what was to be held; nothing is."""
-
-
-async def _commit(session: AsyncSession, deadline: float) -> None:
-    """Commit, and ask again while it is unknown whether the commit took effect (a commit may be repeated)."""
-    while True:
-        try:
-            await session.commit_transaction()
-        except PyMongoError as error:
-            if not error.has_error_label(_UNKNOWN_COMMIT) or time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(_FIRST_PAUSE)
-        else:
-            return

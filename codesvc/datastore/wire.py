@@ -247,6 +247,7 @@ class Wire:
                 else:
                     if settled(reply) or time.monotonic() + pause > deadline:
                         return reply
+                self._telemetry.command_retried()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from codesvc._fastcsv import Batch, Extractor
 from codesvc.errors import CodesvcError, DrainingError, InvalidRowError, NotCsvError, UploadRejectedError
+from codesvc.ingest.outcomes import outcome_told
 from codesvc.models import CodeType, InvalidRow, Progress, UploadCounts, UploadReport
 
 _DRAINING: Final = "The process is going away before the upload is done."
@@ -83,11 +84,17 @@ class UploadTelemetry(Protocol):
     def batch(self, codes: int) -> AbstractContextManager[Told]:
         """Time the write of a batch."""
 
+    def waiting(self, batches: int) -> None:
+        """Tell how many batches are ready, and wait to be written."""
+
     def stored(self, *, inserted: int, updated: int) -> None:
         """Count codes that were stored."""
 
     def invalid(self, count: int) -> None:
         """Count rows that were not."""
+
+    def ended(self, outcome: str) -> None:
+        """Tell how it ended."""
 
 
 class Telemetry(Protocol):
@@ -203,7 +210,8 @@ class Uploads:
         source = source or self._source
         if source is None:
             raise RuntimeError("there is no source to read from")
-        with self._telemetry.upload(campaign_id=campaign_id, code_type=code_type.value) as told:
+        upload = self._telemetry.upload(campaign_id=campaign_id, code_type=code_type.value)
+        with upload as told, outcome_told(told):
             halt = halt or Halt()
             async with self._until_drained(halt), source.open(file_key) as stream:
                 saved = self._clock() if begin is None else await begin(stream.size)
@@ -312,6 +320,7 @@ class _Flight:
     async def land(self) -> None:
         """Start no more writes and wait for those under way. None is cancelled: the server would carry it out."""
         self._waiting.clear()
+        self._told.waiting(0)
         while self._tasks:
             await asyncio.wait(self._tasks)
         self._meter.tell(self.counts)
@@ -326,6 +335,7 @@ class _Flight:
             task = asyncio.create_task(self._write(self._waiting.popleft()))
             self._tasks.add(task)
             task.add_done_callback(self._landed)
+        self._told.waiting(len(self._waiting))
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

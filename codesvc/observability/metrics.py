@@ -16,7 +16,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,9 @@ LATENCY_BUCKETS: Final = (
 
 
 _MAX_NOTED: Final = 256
+
+Values = tuple[str | int, ...]
+"""The values of a series' labels, in the order of their names."""
 
 
 class Merge(StrEnum):
@@ -53,9 +56,47 @@ class MergedGauge(Gauge):
         super().__init__(name, doc, registry=registry)
         self.merge = merge
 
+    def show(self, series: Iterable[tuple[dict[str, str], float]]) -> None:
+        """Show just these series: labels and values."""
+        self.values.clear()
+        for labels, value in series:
+            self.set(labels, value)
+
+
+class PlainCounter:
+    """A counter with fixed label names.
+
+    Series in ``known`` are shown from the start, so that their first step is seen as one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        doc: str,
+        registry: Registry,
+        *,
+        labels: tuple[str, ...] = (),
+        known: Iterable[Values] = (),
+    ) -> None:
+        self._labels = labels
+        self._collector = Counter(name, doc, registry=registry)
+        self._cells: dict[Values, float] = dict.fromkeys(known if labels else ((),), 0)
+
+    def add(self, values: Values = (), amount: float = 1) -> None:
+        """Add to one series; ``values`` are the labels' values, in the order of their names."""
+        self._cells[values] = self._cells.get(values, 0) + amount
+
+    def collect(self) -> None:
+        """Bring the library's collector up to date."""
+        for values, amount in list(self._cells.items()):
+            self._collector.set(dict(zip(self._labels, map(str, values), strict=True)), amount)
+
 
 class LatencyHistogram:
-    """A histogram of seconds with fixed label names, and optionally a counter of the same observations."""
+    """A histogram of seconds with fixed label names, and optionally a counter of the same observations.
+
+    Series in ``known`` are shown from the start.
+    """
 
     def __init__(
         self,
@@ -65,14 +106,17 @@ class LatencyHistogram:
         registry: Registry,
         *,
         counter: Counter | None = None,
+        known: Iterable[Values] = (),
     ) -> None:
         self._labels = labels
         self._collector = Histogram(name, doc, registry=registry, buckets=LATENCY_BUCKETS)
         self._counter = counter
-        self._cells: dict[tuple[str | int, ...], _Cell] = {}
-        self._noted: list[tuple[tuple[str | int, ...], float]] = []
+        self._cells: dict[Values, _Cell] = {}
+        self._noted: list[tuple[Values, float]] = []
+        for values in known:
+            self._make(values)
 
-    def observe(self, values: tuple[str | int, ...], seconds: float) -> None:
+    def observe(self, values: Values, seconds: float) -> None:
         """Record one observation; ``values`` are the labels' values, in the order of their names."""
         self._noted.append((values, seconds))
         if len(self._noted) >= _MAX_NOTED:
@@ -80,9 +124,7 @@ class LatencyHistogram:
 
     def _sort_in(self) -> None:
         for values, seconds in self._noted:
-            cell = self._cells.get(values)
-            if cell is None:
-                cell = self._cells[values] = _Cell(dict(zip(self._labels, map(str, values), strict=True)))
+            cell = self._cells.get(values) or self._make(values)
             cell.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
             cell.sum += seconds
         self._noted.clear()
@@ -102,6 +144,10 @@ class LatencyHistogram:
             cell.value.sum = cell.sum
             if self._counter is not None:
                 self._counter.set(cell.labels, total)
+
+    def _make(self, values: Values) -> "_Cell":
+        cell = self._cells[values] = _Cell(dict(zip(self._labels, map(str, values), strict=True)))
+        return cell
 
 
 class EventLoopLag:
@@ -198,6 +244,17 @@ class RuntimeMetrics:
             self._collections.set(labels, stats["collections"])
             self._collected.set(labels, stats["collected"])
             self._uncollectable.set(labels, stats["uncollectable"])
+
+
+def show_service(registry: Registry, version: str) -> None:
+    """Show which build this is, and that it is one process that serves and has replaced none."""
+    MergedGauge(
+        "codesvc_build_info", "The version that runs; the value is 1.", merge=Merge.MAX, registry=registry
+    ).set({"version": version}, 1)
+    MergedGauge("codesvc_workers", "Processes that serve.", merge=Merge.SUM, registry=registry).set({}, 1)
+    Counter("codesvc_worker_restarts_total", "Workers that died and were replaced.", registry=registry).set(
+        {}, 0
+    )
 
 
 def render(registry: Registry, accept: Sequence[str] = ()) -> tuple[bytes, str]:

@@ -1,47 +1,55 @@
 """Telemetry: what the other rooms report to. Each states a Protocol with the methods it uses."""
 
 import contextvars
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from time import perf_counter
+from time import monotonic, perf_counter
 from types import TracebackType
-from typing import Final
+from typing import Final, Protocol
 
-from aioprometheus.collectors import Counter, Gauge, Registry
+from aioprometheus.collectors import Counter, Registry
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Tracer
 
+from codesvc.observability.dependencies import DatabaseMetrics, DatabaseView, StorageMetrics
 from codesvc.observability.merging import figures, merged
 from codesvc.observability.metrics import (
     EventLoopLag,
     LatencyHistogram,
-    Merge,
-    MergedGauge,
+    PlainCounter,
     RuntimeMetrics,
     render,
+    show_service,
 )
 from codesvc.observability.spans import UNTOLD, UNTOLD_SCOPE, SharedScope, Told, ToldScope
+from codesvc.observability.stock import ReserveMetrics, StockMetrics
 from codesvc.observability.tracing import NO_SCOPE, SpanScope, active_tracer, unrecorded
+from codesvc.observability.uploads import UPLOAD_OUTCOMES, UploadMetrics
 
-CODE_TYPES: Final = ("tm", "external")
 _CHECK_OUTCOMES: Final = {True: "equal", False: "different"}
-UPLOAD_OUTCOMES: Final = ("inserted", "updated", "invalid")
+
+
+class _Part(Protocol):
+    def collect(self) -> None:
+        """Bring the library's collectors up to date."""
 
 
 class Telemetry:
     """The metrics of one process, and its spans where tracing is on.
 
-    Make it after configure_tracing. All methods belong to the thread of the event loop.
+    Make it after configure_tracing. All methods belong to the thread of the event loop, but for those of ``database``.
 
     Attributes:
         tracer: None while tracing is off.
         registry: every metric of this process; :meth:`collect` brings it up to date.
         event_loop_lag: start it once the loop runs, and stop it before the loop ends.
+        database: the connections to MongoDB report to it, from any thread.
+        stock: samples of the whole stock are reported to it.
 
     """
 
-    def __init__(self, *, tracer: Tracer | None = None) -> None:
+    def __init__(self, *, tracer: Tracer | None = None, version: str = "") -> None:
         self.tracer = active_tracer() if tracer is None else tracer
         self.registry = registry = Registry()
         self._http = LatencyHistogram(
@@ -57,20 +65,25 @@ class Telemetry:
             ("operation", "outcome"),
             registry,
         )
-        self._checks = Counter(
+        self._checks = PlainCounter(
             "count_checks_total",
             "Comparisons of counts that were kept with the index, by outcome.",
-            registry=registry,
+            registry,
+            labels=("outcome",),
+            known=[(outcome,) for outcome in _CHECK_OUTCOMES.values()],
         )
-        for outcome in _CHECK_OUTCOMES.values():
-            self._checks.set({"outcome": outcome}, 0)
-        self._upload = _UploadMetrics(registry)
+        self._upload = UploadMetrics(registry)
+        self._reserve = ReserveMetrics(registry)
+        self._storage = StorageMetrics(registry)
+        self.database = DatabaseMetrics(registry)
+        self.stock = StockMetrics(registry)
         self.event_loop_lag = EventLoopLag(registry)
         self._runtime = RuntimeMetrics(registry)
-        MergedGauge("codesvc_workers", "Processes that serve.", merge=Merge.SUM, registry=registry).set({}, 1)
-        Counter(
-            "codesvc_worker_restarts_total", "Workers that died and were replaced.", registry=registry
-        ).set({}, 0)
+        show_service(registry, version)
+        self._parts: tuple[_Part, ...] = (
+            *(self._http, self._datastore, self._checks, self._upload, self._reserve),
+            *(self._storage, self.database, self.stock, self.event_loop_lag, self._runtime),
+        )
 
     def http_request(self, labels: tuple[str, str, int], seconds: float) -> None:
         """Count one request; ``labels`` are its method, route template and status."""
@@ -85,7 +98,23 @@ class Telemetry:
 
     def counts_checked(self, *, equal: bool) -> None:
         """Count a comparison of counts that were kept with the index."""
-        self._checks.inc({"outcome": _CHECK_OUTCOMES[equal]})
+        self._checks.add((_CHECK_OUTCOMES[equal],))
+
+    def reserved(self, code_type: str, *, requested: int, lent: int, expired: int) -> None:
+        """Count one reserve that was answered; ``expired`` codes of those lent had a hold that had expired."""
+        self._reserve.reserved(code_type, requested=requested, lent=lent, expired=expired)
+
+    def reserve_conflicts(self, count: int) -> None:
+        """Count codes that were about to be lent when somebody else took them."""
+        self._reserve.conflicts(count)
+
+    def command_retried(self) -> None:
+        """Count a command that is sent to MongoDB again; from any thread."""
+        self.database.retried()
+
+    def watch_database(self, view: DatabaseView) -> None:
+        """Ask ``view`` for the state of the connections whenever the metrics are read."""
+        self.database.view = view
 
     def shared_operation(
         self, name: str, callers: Sequence[contextvars.Context], /, **attributes: str | int
@@ -119,13 +148,25 @@ class Telemetry:
         }
         return ToldScope(SpanScope(self.tracer, f"storage.{name}", attributes=told))
 
+    def storage_request(self, operation: str, seconds: float, *, ok: bool) -> None:
+        """Note one request to the object store, from sending it to the head of its reply."""
+        self._storage.requested(operation, seconds, ok=ok)
+
+    def storage_retried(self) -> None:
+        """Count a request that is sent to the object store again."""
+        self._storage.retried()
+
+    def watch_queue(self, queued: Callable[[], int]) -> None:
+        """Ask ``queued`` for the uploads that wait for their turn whenever the metrics are read."""
+        self._upload.queued = queued
+
     def upload(self, *, campaign_id: str, code_type: str) -> "AbstractContextManager[UploadTelemetry]":
         """Make a span of a whole upload, and hand out what its parts report to."""
         return _UploadScope(self._upload, self.tracer, campaign_id, code_type)
 
     def collect(self) -> None:
         """Bring every metric in the registry up to date."""
-        for part in (self._http, self._datastore, self.event_loop_lag, self._runtime):
+        for part in self._parts:
             part.collect()
 
     def render(self, accept: Sequence[str] = ()) -> tuple[bytes, str]:
@@ -144,24 +185,43 @@ class Telemetry:
 
 
 class UploadTelemetry:
-    """What one upload reports, while it runs, so that somebody who reads the metrics sees it move."""
+    """What one upload reports, while it runs, so that somebody who reads the metrics sees it move.
+
+    Attributes:
+        outcome: how it ended, empty while it runs.
+        batches_waiting: batches that are ready to be written and are not yet.
+        moved: when bytes were last read or a batch was last confirmed, by the monotonic clock.
+
+    """
 
     def __init__(
-        self, metrics: "_UploadMetrics", tracer: Tracer | None, code_type: str, span: Span | None
+        self, metrics: UploadMetrics, tracer: Tracer | None, code_type: str, span: Span | None
     ) -> None:
         self._metrics = metrics
         self._tracer = tracer
-        self._labels = {outcome: {"type": code_type, "outcome": outcome} for outcome in UPLOAD_OUTCOMES}
+        self._labels = {outcome: (code_type, outcome) for outcome in UPLOAD_OUTCOMES}
         self._span = span
         # Kept, so that a batch is the upload's child whichever task writes it.
         self._context: Context | None = None if span is None else context_api.get_current()
         self._totals = dict.fromkeys(UPLOAD_OUTCOMES, 0)
         self._bytes = 0
+        self.outcome = ""
+        self.batches_waiting = 0
+        self.moved = monotonic()
 
     def read(self, size: int) -> None:
         """Count ``size`` bytes of the file as read."""
         self._bytes += size
-        self._metrics.bytes.add(_NO_LABELS, size)
+        self.moved = monotonic()
+        self._metrics.bytes.add((), size)
+
+    def waiting(self, batches: int) -> None:
+        """Tell how many batches are ready, and wait to be written."""
+        self.batches_waiting = batches
+
+    def ended(self, outcome: str) -> None:
+        """Tell how the upload ended: ``succeeded``, ``rejected``, ``failed`` or ``cancelled``."""
+        self.outcome = outcome
 
     def batch(self, codes: int) -> AbstractContextManager[Told]:
         """Cover the writing of one batch of ``codes`` codes; its span is told what became of it."""
@@ -169,10 +229,11 @@ class UploadTelemetry:
         if self._tracer is not None and self._span is not None:
             attributes = {"codesvc.upload.codes": codes}
             scope = SpanScope(self._tracer, "upload.batch", attributes=attributes, parent=self._context)
-        return _Batch(self._metrics.in_flight, scope)
+        return _Batch(self._metrics, scope)
 
     def stored(self, *, inserted: int, updated: int) -> None:
-        """Count codes as stored."""
+        """Count the codes of a batch as stored."""
+        self.moved = monotonic()
         self._add("inserted", inserted)
         self._add("updated", updated)
 
@@ -193,32 +254,8 @@ class UploadTelemetry:
             self._metrics.codes.add(self._labels[outcome], count)
 
 
-_NO_LABELS: Final[dict[str, str]] = {}
-
-
 def _named(room: str, attributes: Mapping[str, str | int]) -> dict[str, str | int]:
     return {f"codesvc.{room}.{name}": value for name, value in attributes.items()}
-
-
-class _UploadMetrics:
-    def __init__(self, registry: Registry) -> None:
-        self.codes = Counter(
-            "upload_codes_total",
-            "Codes that uploads inserted or updated, and invalid rows.",
-            registry=registry,
-        )
-        self.bytes = Counter("upload_bytes_total", "Bytes of files that uploads read.", registry=registry)
-        self.in_flight = MergedGauge(
-            "upload_batches_in_flight",
-            "Batches of uploads being written at this moment.",
-            merge=Merge.SUM,
-            registry=registry,
-        )
-        self.bytes.set({}, 0)
-        self.in_flight.set({}, 0)
-        for code_type in CODE_TYPES:
-            for outcome in UPLOAD_OUTCOMES:
-                self.codes.set({"type": code_type, "outcome": outcome}, 0)
 
 
 class _Timed(AbstractContextManager[None]):
@@ -244,14 +281,15 @@ class _Timed(AbstractContextManager[None]):
 
 
 class _Batch(AbstractContextManager[Told]):
-    __slots__ = ("_gauge", "_scope")
+    __slots__ = ("_metrics", "_scope", "_start")
 
-    def __init__(self, gauge: Gauge, scope: SpanScope | None) -> None:
-        self._gauge = gauge
+    def __init__(self, metrics: UploadMetrics, scope: SpanScope | None) -> None:
+        self._metrics = metrics
         self._scope = scope
 
     def __enter__(self) -> Told:
-        self._gauge.inc(_NO_LABELS)
+        self._metrics.batches += 1
+        self._start = perf_counter()
         return UNTOLD if self._scope is None else Told(self._scope.__enter__(), "codesvc.upload.")
 
     def __exit__(
@@ -259,14 +297,16 @@ class _Batch(AbstractContextManager[Told]):
     ) -> None:
         if self._scope is not None:
             self._scope.__exit__(kind, error, stack)
-        self._gauge.dec(_NO_LABELS)
+        self._metrics.batches -= 1
+        outcome = "ok" if kind is None else "error"
+        self._metrics.batch_duration.observe((outcome,), perf_counter() - self._start)
 
 
 class _UploadScope(AbstractContextManager[UploadTelemetry]):
-    __slots__ = ("_code_type", "_metrics", "_scope", "_telemetry", "_tracer")
+    __slots__ = ("_code_type", "_metrics", "_scope", "_start", "_telemetry", "_tracer")
 
     def __init__(
-        self, metrics: _UploadMetrics, tracer: Tracer | None, campaign_id: str, code_type: str
+        self, metrics: UploadMetrics, tracer: Tracer | None, campaign_id: str, code_type: str
     ) -> None:
         self._metrics = metrics
         self._tracer = tracer
@@ -281,11 +321,17 @@ class _UploadScope(AbstractContextManager[UploadTelemetry]):
         if span is not None and not span.is_recording():
             span = None
         self._telemetry = UploadTelemetry(self._metrics, self._tracer, self._code_type, span)
+        self._start = perf_counter()
+        self._metrics.running.add(self._telemetry)
         return self._telemetry
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
         self._telemetry.finish()
+        self._metrics.running.discard(self._telemetry)
+        outcome = self._telemetry.outcome or ("succeeded" if kind is None else "failed")
+        self._metrics.ended.add((self._code_type, outcome))
+        self._metrics.duration.observe((outcome,), perf_counter() - self._start)
         if self._scope is not None:
             self._scope.__exit__(kind, error, stack)

@@ -17,9 +17,11 @@ aiobotocore sends them.
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from contextvars import ContextVar
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import aiohttp
 from aiobotocore.config import AioConfig
@@ -72,6 +74,12 @@ class Telemetry(Protocol):
     ) -> AbstractContextManager[Told]:
         """Cover the operation ``name``, which sends requests that S3 calls ``method``."""
 
+    def storage_request(self, operation: str, seconds: float, *, ok: bool) -> None:
+        """Tell of one request, from sending it to the head of its reply."""
+
+    def storage_retried(self) -> None:
+        """Tell that a request is sent again."""
+
 
 class S3Source:
     """Objects of one bucket, by key. Use as an async context manager."""
@@ -105,6 +113,9 @@ class S3Source:
             )
         except BotoCoreError as error:
             raise StorageUnavailableError("The object store's client cannot be set up.") from error
+        requests = _Requests(self._telemetry)
+        self._client.meta.events.register("before-send.s3", requests.sent)
+        self._client.meta.events.register("response-received.s3", requests.answered)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -262,6 +273,8 @@ class S3Stream:
                     if tries >= _FRUITLESS_TRIES:
                         raise StorageUnavailableError("The object store does not deliver.") from failure
                     if position < stop:
+                        if failure is not None or tries:
+                            self._telemetry.storage_retried()
                         await asyncio.sleep(_FIRST_PAUSE * 2**tries)
         finally:
             queue.put_nowait(None)
@@ -314,6 +327,43 @@ class S3Stream:
         if missing:
             return SourceNotFoundError("The bucket has no such object.")
         return _refused(error)
+
+
+class _Requests:
+    """Times each request of a client, those included that the client sends again by itself."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+        # A request is sent and answered in one task, and no other between.
+        self._sent: ContextVar[float] = ContextVar("sent")
+
+    def sent(self, **_: object) -> None:
+        """Note when a request is sent (event ``before-send``)."""
+        self._sent.set(perf_counter())
+
+    def answered(
+        self,
+        *,
+        event_name: str,
+        context: Mapping[str, Any],
+        response_dict: Mapping[str, Any] | None,
+        parsed_response: Mapping[str, Any] | None,
+        **_: object,
+    ) -> None:
+        """Tell of a request that was answered or broke off (event ``response-received``)."""
+        if context["retries"]["attempt"] > 1:
+            self._telemetry.storage_retried()
+        status = 0 if response_dict is None else response_dict["status_code"]
+        # Answers to what was asked, though not what was hoped for: no such object, another one, or none so long.
+        ok = (
+            200 <= status < 400 or status in {412, 416} or (status == 404 and not _no_bucket(parsed_response))
+        )
+        seconds = perf_counter() - self._sent.get(perf_counter())
+        self._telemetry.storage_request(event_name.rpartition(".")[2], seconds, ok=ok)
+
+
+def _no_bucket(response: Mapping[str, Any] | None) -> bool:
+    return response is not None and response.get("Error", {}).get("Code") == "NoSuchBucket"
 
 
 class _Part:

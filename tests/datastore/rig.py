@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
@@ -13,6 +14,7 @@ from codesvc.datastore.client import Mongo
 from codesvc.datastore.codes import CodeStore
 from codesvc.datastore.counting import Keeping
 from codesvc.datastore.indexes import ensure_indexes
+from codesvc.datastore.watch import Watch, view
 from codesvc.ingest.pipeline import Options, Uploads
 from codesvc.inventory import Inventory
 from codesvc.models import CodeType, UploadCounts, UploadReport
@@ -151,8 +153,9 @@ async def opened(
 ) -> AsyncIterator[Rig]:
     """Open a rig; ``overrides`` are settings by name, ``listeners`` are told of the driver's commands."""
     settings = load_settings(mongo_uri=uri, mongo_database=database, **{"mongo_timeout": 10.0, **overrides})
-    mongo = Mongo(settings, event_listeners=listeners)
     telemetry = Telemetry()
+    mongo = Mongo(settings, event_listeners=[*listeners, Watch(telemetry.database)])
+    telemetry.watch_database(partial(view, mongo))
     store = CodeStore(mongo, telemetry, settings.write_strategy, keeping=keeping)
     try:
         clock = Clock()

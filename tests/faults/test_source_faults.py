@@ -36,7 +36,13 @@ def no_retries_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def source(s3: Any, bucket: str, s3_proxy: Proxy) -> AsyncIterator[S3Source]:
+def telemetry() -> Telemetry:
+    """What the source tells."""
+    return Telemetry()
+
+
+@pytest.fixture
+async def source(s3: Any, bucket: str, s3_proxy: Proxy, telemetry: Telemetry) -> AsyncIterator[S3Source]:
     """A source behind the proxy, and an object in its bucket."""
     s3.put_object(Bucket=bucket, Key=KEY, Body=CONTENT)
     settings = load_settings(
@@ -45,7 +51,7 @@ async def source(s3: Any, bucket: str, s3_proxy: Proxy) -> AsyncIterator[S3Sourc
         read_part_size=50_000,
         read_concurrency=3,
     )
-    async with S3Source(settings, Telemetry()) as opened:
+    async with S3Source(settings, telemetry) as opened:
         yield opened
 
 
@@ -59,6 +65,17 @@ async def test_connections_that_are_cut_in_the_middle_of_a_part(source: S3Source
     assert await read(source) == CONTENT
     # Resumed where it broke: of the 102,000 bytes that came before a cut, none had to come again.
     assert s3_proxy.replied < len(CONTENT) + 20_000
+
+
+async def test_parts_that_are_asked_for_again_are_counted(
+    source: S3Source, s3_proxy: Proxy, telemetry: Telemetry
+) -> None:
+    assert "\nstorage_retries_total 0\n" in telemetry.render()[0].decode()
+    s3_proxy.cut_replies_after(20_000, 1_000, 30_000)
+    assert await read(source) == CONTENT
+    text = telemetry.render()[0].decode()
+    assert "\nstorage_retries_total 3\n" in text
+    assert 'storage_request_duration_seconds_count{operation="GetObject",outcome="ok"} 11.0' in text
 
 
 async def test_connections_that_are_reset_again_and_again(source: S3Source, s3_proxy: Proxy) -> None:

@@ -92,6 +92,9 @@ class Audience:
     bytes_read: int = 0
     counts: UploadCounts = field(default_factory=UploadCounts)
     invalid_rows: int = 0
+    batches_waiting: int = 0
+    most_waiting: int = 0
+    ends: list[str] = field(default_factory=list)
 
     @contextmanager
     def upload(self, *, campaign_id: str, code_type: str) -> Iterator["Audience"]:
@@ -116,6 +119,13 @@ class Audience:
 
     def invalid(self, count: int) -> None:
         self.invalid_rows += count
+
+    def waiting(self, batches: int) -> None:
+        self.most_waiting = max(self.most_waiting, batches)
+        self.batches_waiting = batches
+
+    def ended(self, outcome: str) -> None:
+        self.ends.append(outcome)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def world(
         "CODESVC_S3_BUCKET": name,
         "CODESVC_S3_ENDPOINT_URL": s3_endpoint,
         "CODESVC_JWT_SECRET": SECRET,
+        "CODESVC_STOCK_INTERVAL": "0.5",
     }
     log = tmp_path_factory.mktemp("service") / "service.log"
     with running(Service(log, **settings)) as service:

@@ -78,6 +78,8 @@ def test_every_variable_is_read(environment: Set) -> None:
         RESERVATION_TTL="60",
         MAX_RESERVE="20",
         MAX_CODES_PER_REQUEST="30",
+        STOCK_INTERVAL="0.5",
+        STOCK_CAMPAIGNS="7",
     )
     settings = load_settings()
     secret = settings.jwt_secret
@@ -118,6 +120,8 @@ def test_every_variable_is_read(environment: Set) -> None:
         "reservation_ttl": 60,
         "max_reserve": 20,
         "max_codes_per_request": 30,
+        "stock_interval": 0.5,
+        "stock_campaigns": 7,
     }
 
 
@@ -186,6 +190,8 @@ def test_settings_do_not_change(environment: Set) -> None:
         ("MAX_RESERVE", "0"),
         ("MAX_RESERVE", "1000000"),
         ("MAX_CODES_PER_REQUEST", "0"),
+        ("STOCK_INTERVAL", "-1"),
+        ("STOCK_CAMPAIGNS", "-1"),
     ],
 )
 def test_a_malformed_setting_is_named_in_one_line(environment: Set, name: str, value: str) -> None:
