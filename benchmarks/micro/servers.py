@@ -1,8 +1,9 @@
 """Two servers with the same replies: codesvc's own edge over rooms that do nothing, and bare aiohttp handlers.
 
-Both run as `codesvc serve` does: one process, uvloop, aiohttp's runner, INFO lines to standard output.
+Both run as `codesvc serve` does: one process, uvloop, aiohttp's runner, INFO lines to standard output. codesvc traces
+if OTEL_* variables ask for it; a third server takes the spans, and does nothing with them.
 
-    python -m benchmarks.micro.servers codesvc|bare PORT CORE
+    python -m benchmarks.micro.servers codesvc|bare|collector PORT CORE
 """
 
 import asyncio
@@ -13,9 +14,10 @@ from typing import Any, Final
 import uvloop
 from aiohttp import web
 
-from codesvc.models import ChangeCounts, CodeType, Counts, Reservation, Status, UploadReport
+from codesvc.models import CodeType, Counts
 from codesvc.observability.logs import configure_logging
 from codesvc.observability.telemetry import Telemetry
+from codesvc.observability.tracing import configure_tracing
 from codesvc.web.auth import Authenticator, TokenRules
 from codesvc.web.routes import create_web_app
 from codesvc.web.server import WebRunner
@@ -33,7 +35,7 @@ def main() -> None:
     kind, port, core = sys.argv[1:]
     os.sched_setaffinity(0, {int(core)})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(_bare() if kind == "bare" else _codesvc(), int(port)))
+        runner.run(_serve(_KINDS[kind](), int(port)))
 
 
 async def _serve(runner: web.AppRunner, port: int) -> None:
@@ -56,9 +58,20 @@ def _fixed(body: bytes) -> Any:
     return handler
 
 
+def _collector() -> web.AppRunner:
+    async def take(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(content_type="application/x-protobuf")
+
+    app = web.Application()
+    app.router.add_post("/v1/traces", take)
+    return web.AppRunner(app, access_log=None)
+
+
 def _codesvc() -> web.AppRunner:
     configure_logging("INFO")
-    rooms = _Rooms()
+    configure_tracing()
+    rooms: Any = _Rooms()
     app = create_web_app(
         inventory=rooms,
         uploads=rooms,
@@ -71,7 +84,7 @@ def _codesvc() -> web.AppRunner:
 
 
 class _Rooms:
-    """What stands behind the edge, without anything behind it."""
+    """What stands behind the edge, without anything behind it: no more than is asked here."""
 
     async def ready(self) -> bool:
         return True
@@ -79,20 +92,8 @@ class _Rooms:
     async def count(self, campaign_id: str, code_type: CodeType) -> Counts:  # noqa: ARG002
         return Counts(available=50_000, reserved=1_000, assigned=49_000)
 
-    async def count_status(self, campaign_id: str, code_type: CodeType, status: Status) -> int:
-        raise NotImplementedError
 
-    async def reserve(self, campaign_id: str, code_type: CodeType, count: int) -> Reservation:
-        raise NotImplementedError
-
-    async def assign(self, campaign_id: str, codes: Any) -> ChangeCounts:
-        raise NotImplementedError
-
-    async def release(self, campaign_id: str, codes: Any) -> ChangeCounts:
-        raise NotImplementedError
-
-    async def run(self, **_: Any) -> UploadReport:
-        raise NotImplementedError
+_KINDS: Final = {"codesvc": _codesvc, "bare": _bare, "collector": _collector}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Requests per second through everything that stands around a handler, beside a bare aiohttp handler."""
 
 import http.client
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,11 +12,12 @@ import pytest
 
 from benchmarks.micro.client import CONNECTIONS, KeepAlive
 from benchmarks.micro.measure import Measure
+from benchmarks.micro.results import TRACED
 from benchmarks.micro.servers import PATHS, SECRET
 from codesvc.local.process import ChildProcess, free_port, wait_for_port
 from codesvc.web.auth import mint_token
 
-_CONTENDERS: Final = {"codesvc": "codesvc", "bare aiohttp": "bare"}
+_CONTENDERS: Final = {"codesvc": "codesvc", TRACED: "codesvc", "bare aiohttp": "bare"}
 
 
 @pytest.fixture(scope="session")
@@ -23,15 +25,26 @@ def ports(server_core: int, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """The servers' ports, by contender; both run all the time, one at a time with something to do."""
     logs = tmp_path_factory.mktemp("servers")
     with ExitStack() as stack:
-        found = {}
-        for contender, kind in _CONTENDERS.items():
-            port = found[contender] = free_port()
+
+        def start(name: str, kind: str, tracing: dict[str, str]) -> int:
+            port = free_port()
             command = [sys.executable, "-m", "benchmarks.micro.servers", kind, str(port), str(server_core)]
-            process = ChildProcess(command, name=contender, log=logs / f"{kind}.log")
+            process = ChildProcess(command, name=name, log=logs / f"{name}.log", env=os.environ | tracing)
             process.start()
             stack.callback(process.kill)
             wait_for_port(process, port, limit=30.0)
-        yield found
+            return port
+
+        collector = start("collector", "collector", {})
+        sampled = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}",
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": "0.01",
+        }
+        yield {
+            contender: start(contender, kind, sampled if contender == TRACED else {})
+            for contender, kind in _CONTENDERS.items()
+        }
 
 
 @pytest.mark.parametrize("contender", _CONTENDERS)
@@ -40,7 +53,8 @@ def test_middleware(measure: Measure, ports: dict[str, int], contender: str, cas
     """Hazard: each layer costs a little, and together they cost more than the request.
 
     `heartbeat` is the chain alone: correlation id, metrics, access log. `count` has the token and the parsing of
-    parameters on top. The server has one core, the client another where there are two.
+    parameters on top. Traced, one request in a hundred is sampled, as an operator would. The server has one core, the
+    client another where there are two.
     """
     path, body = PATHS[case]
     token = mint_token(secret=SECRET)
@@ -51,7 +65,9 @@ def test_middleware(measure: Measure, ports: dict[str, int], contender: str, cas
             contender,
             partial(client.get, requests),
             amount=requests,
-            right=partial(_right, ports[contender], path, token, body, guarded=contender == "codesvc"),
+            right=partial(
+                _right, ports[contender], path, token, body, guarded=_CONTENDERS[contender] == "codesvc"
+            ),
         )
 
 
