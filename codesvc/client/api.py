@@ -25,7 +25,7 @@ from codesvc.client.replies import (
     read_uploads,
 )
 from codesvc.client.retries import Kind, RetryPolicy
-from codesvc.client.transport import Call, TokenProvider, Transport, only_once, understood
+from codesvc.client.transport import Call, TokenProvider, Transport, only_once, understood, watched_socket
 from codesvc.client.uploads import follow
 from codesvc.models import Code, CodeType, Counts, Reservation, Status, UploadState
 
@@ -87,7 +87,9 @@ class Client:
     async def __aenter__(self) -> Self:
         if self._given is None:
             self._own = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(keepalive_timeout=_KEEP_ALIVE_SECONDS),
+                connector=aiohttp.TCPConnector(
+                    keepalive_timeout=_KEEP_ALIVE_SECONDS, socket_factory=watched_socket
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 middlewares=(only_once,),
             )

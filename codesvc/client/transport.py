@@ -4,6 +4,7 @@ import asyncio
 import email.utils
 import inspect
 import os
+import socket
 import sys
 import time
 import uuid
@@ -40,6 +41,7 @@ CORRELATION_HEADER: Final = "X-Correlation-ID"
 IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
 
 _JSON: Final = frozenset({"application/json", "application/problem+json"})
+_WATCH: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _SILENCE_SECONDS: Final = 15.0
 """How long a stream of events, which has one a second, may be silent before it counts as broken."""
 
@@ -252,6 +254,20 @@ def understood(read: Callable[[Any], T], body: Any) -> T:
         return read(body)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise NotCodesvcError("the reply is not one of codesvc: is the address right?") from None
+
+
+def watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Make a socket whose connection breaks when its other end has been gone for a minute.
+
+    Else a reply that may take as long as it does, as that of an older service to an upload, would be awaited from a
+    machine that is no more.
+    """
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _WATCH.items():
+        if hasattr(socket, name):  # Linux has them all
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
 
 
 class _BrokenError(aiohttp.ClientError):

@@ -52,6 +52,7 @@ class Scripted:
         self.port = 0
         self._answers = list(answers)
         self._server: asyncio.Server | None = None
+        self._serving: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -63,19 +64,28 @@ class Scripted:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        # Whoever still waits for a request hears that none will come.
+        serving = dict(self._serving)
+        for writer in serving.values():
+            writer.close()
+        await asyncio.gather(*serving)
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving[task] = writer
         try:
             self.requests.append(await _read(reader))
             answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
             if not answer.reset:
                 writer.write(_written(answer, self.requests[-1]))
                 await writer.drain()
-        except asyncio.IncompleteReadError:
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client has gone
         finally:
             writer.close()
+            del self._serving[task]
 
 
 async def _read(reader: asyncio.StreamReader) -> Request:

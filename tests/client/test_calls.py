@@ -4,6 +4,7 @@ import subprocess
 import sys
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -132,6 +133,20 @@ async def test_a_callers_own_session_stays_open(connect: Connect, campaign: str)
             async with connect(session=session) as client:
                 assert await client.count(campaign, "tm") == Counts(0, 0, 0)
         assert not session.closed
+
+
+def keep_alive_timers(port: int) -> list[str]:
+    """Return the kind of timer that runs on each of this process's connections to a port, as Linux shows them."""
+    inodes = {each.stat().st_ino for each in Path("/proc/self/fd").iterdir() if each.is_socket()}
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    to_port = [line for line in lines if int(line[2].rpartition(":")[2], 16) == port]
+    return [line[5][:2] for line in to_port if int(line[9]) in inodes]
+
+
+async def test_the_other_ends_death_is_noticed(client: Client, service: Service, campaign: str) -> None:
+    await client.count(campaign, "tm")
+    # The keep-alive timer: https://docs.kernel.org/networking/proc_net_tcp.html
+    assert keep_alive_timers(service.port) == ["02"]
 
 
 async def test_a_client_that_is_not_open(connect: Connect, campaign: str) -> None:
