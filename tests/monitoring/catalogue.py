@@ -60,6 +60,11 @@ def documented(documents: tuple[Path, ...] = (AGREED, DOCUMENT)) -> Mapping[str,
     return found
 
 
+def pending() -> set[str]:
+    """Return the metrics that are agreed on, and not sent yet."""
+    return set(documented((AGREED,))) - set(documented((DOCUMENT,)))
+
+
 def metric_of(sample: str, metrics: Mapping[str, Metric]) -> Metric | None:
     """Return the metric that a sample belongs to: those of a histogram have a suffix."""
     if sample in metrics:

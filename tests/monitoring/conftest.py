@@ -12,6 +12,9 @@ from api.harness import SECRET, Service, csv_of, make_codes, new_campaign, runni
 from api.world import World
 from pymongo import MongoClient
 
+from .catalogue import pending
+from .promql import read
+from .rulefiles import rules
 from .scraping import Prometheus, prometheus
 
 CODES = 5_000
@@ -69,8 +72,9 @@ def scraped(
         traffic(world, campaign)
         server.eventually(lambda: server.value(reserves) == 2 * RESERVES)
         # Rules look at what was scraped, one group after another.
-        for record in ("path:http_request_count:rate5m", "job:http_request_errors:ratio_rate5m"):
-            server.eventually(partial(server.series, f"{record} >= 0"))
+        for rule in rules():
+            if rule.record is not None and not read(rule.expr).metrics & pending():
+                server.eventually(partial(server.series, rule.record))
         yield Scraped(service, server, campaign)
 
 
