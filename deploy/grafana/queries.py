@@ -8,6 +8,11 @@ JOB: Final = 'job=~"$job", namespace=~"$namespace"'
 POD: Final = f'{JOB}, pod=~"$pod"'
 API: Final = 'path=~"/v1/.*"'
 CALLS: Final = f'{API}, path!="/v1/{{campaignId}}/codes"'
+"""Uploads apart: those that wait for the end of a file take as long as it is large."""
+
+SHORT_CALLS: Final = f'{CALLS}, path!~".*/events"'
+"""Nor those that follow an upload."""
+
 WHO: Final = "{{pod}} {{instance}}"
 
 

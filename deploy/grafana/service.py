@@ -1,7 +1,7 @@
 """The rows of the dashboard that callers would ask for: requests, stock, uploads."""
 
 from panels import RUNBOOKS, Panel, Query, bars, graph, stat, table
-from queries import API, CALLS, JOB, POD, WHO, quantile, quantiles, rate
+from queries import API, CALLS, JOB, POD, SHORT_CALLS, WHO, quantile, quantiles, rate
 
 
 def hurt() -> list[Panel]:
@@ -98,7 +98,7 @@ def requests() -> list[Panel]:
             graph(
                 f"{100 * share:.0f}th percentile by route",
                 f"How long do {100 * share:.0f} of a hundred calls take at most?",
-                Query(quantile(share, name, "path", CALLS), "{{path}}"),
+                Query(quantile(share, name, "path", SHORT_CALLS), "{{path}}"),
                 unit="s",
                 limits=slow,
                 runbooks=["CodesvcReservesSlow", "CodesvcCallsSlow"],

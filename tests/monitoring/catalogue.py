@@ -4,15 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Final
 
 from .rulefiles import ROOT
 
 DOCUMENT: Final = ROOT / "docs" / "metrics.md"
-
-AGREED: Final = Path(__file__).with_name("agreed.md")
-"""Names that are fixed, and come with the change that sends them."""
 
 # Put on by Prometheus when it scrapes; the middle two in Kubernetes only.
 TARGET_LABELS: Final = frozenset({"job", "instance", "namespace", "pod"})
@@ -37,32 +33,26 @@ class Metric:
 
 
 @cache
-def documented(documents: tuple[Path, ...] = (AGREED, DOCUMENT)) -> Mapping[str, Metric]:
+def documented() -> Mapping[str, Metric]:
     """Return the metrics of the tables by name."""
     found: dict[str, Metric] = {}
-    for document in documents:
-        columns: list[str] = []
-        for line in document.read_text(encoding="utf-8").splitlines():
-            if not line.startswith("|"):
-                columns = []
-                continue
-            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-            if not columns:
-                columns = cells
-                continue
-            row = dict(zip(columns, cells, strict=True))
-            if "name" not in row or set(row["name"]) <= set("-: "):
-                continue
-            kind = row.get("type, unit", row.get("type", ""))
-            labels = _labels(row["labels"] if row.get("labels") else kind)
-            for name in re.findall(r"`([a-z_:]+)`", row["name"]):
-                found[name] = Metric(name, re.split(r"\W", kind)[0], labels)
+    columns: list[str] = []
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("|"):
+            columns = []
+            continue
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not columns:
+            columns = cells
+            continue
+        row = dict(zip(columns, cells, strict=True))
+        if "name" not in row or set(row["name"]) <= set("-: "):
+            continue
+        kind = row["type, unit"].partition(",")[0]
+        labels = _labels(row["labels"])
+        for name in re.findall(r"`([a-z_]+)`", row["name"]):
+            found[name] = Metric(name, kind, labels)
     return found
-
-
-def pending() -> set[str]:
-    """Return the metrics that are agreed on, and not sent yet."""
-    return set(documented((AGREED,))) - set(documented((DOCUMENT,)))
 
 
 def metric_of(sample: str, metrics: Mapping[str, Metric]) -> Metric | None:

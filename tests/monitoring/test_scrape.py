@@ -3,7 +3,7 @@
 import re
 import time
 
-from .catalogue import FOREIGN, documented, metric_of, pending
+from .catalogue import FOREIGN, documented, metric_of
 from .conftest import CODES, INVALID_ROWS, RESERVES, Scraped
 from .dashboardfile import queries
 from .promql import read
@@ -69,11 +69,10 @@ def test_every_rule_can_be_evaluated(scraped: Scraped) -> None:
 
 def test_a_service_without_trouble_alerts_nobody(scraped: Scraped) -> None:
     """Nor is any alert about to, as soon as the first sample of the stock has been looked at."""
-    fine = MATTERS_OF_SPEED | ({"CodesvcStockUnknown"} if pending() else set())
 
     def quiet() -> bool:
         found = scraped.prometheus.ask("/api/v1/alerts")["alerts"]
-        return {alert["labels"]["alertname"] for alert in found} <= fine
+        return {alert["labels"]["alertname"] for alert in found} <= MATTERS_OF_SPEED
 
     scraped.prometheus.eventually(quiet)
 
@@ -98,18 +97,15 @@ def test_what_rules_and_dashboard_ask_for_is_sent(scraped: Scraped) -> None:
         for sample in needed(expr) - set(FOREIGN):
             metric = metric_of(sample, metrics)
             assert metric is not None, sample
-            if metric.name not in pending():
-                assert kinds.get(metric.name) == metric.kind, metric.name
-                assert labels.get(sample, set(metric.labels)) - {"le"} == set(metric.labels), sample
+            assert kinds.get(metric.name) == metric.kind, metric.name
+            assert labels[sample] - {"le"} == set(metric.labels), sample
 
 
 def test_every_panel_shows_something(scraped: Scraped) -> None:
-    unsent = pending()
-    silent = set()
     now = time.time()
+    silent = set()
     for name, expr in queries().items():
         found = scraped.prometheus.ask("/api/v1/query_range", query=expr, start=now - 10, end=now, step=1)
-        late = {metric.name for one in needed(expr) if (metric := metric_of(one, documented()))} & unsent
-        if not found["result"] and not late:
+        if not found["result"]:
             silent.add(name)
     assert silent <= SILENT_PANELS
