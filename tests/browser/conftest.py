@@ -80,6 +80,14 @@ def campaign(world: World) -> str:
 
 
 @pytest.fixture
+def halfway(s3_proxy: Proxy) -> Iterator[Proxy]:
+    """S3 stops in the middle of the next file, until the proxy is told to go on."""
+    s3_proxy.stall_after(1_500_000)
+    yield s3_proxy
+    s3_proxy.resume()
+
+
+@pytest.fixture
 def new_visit(chromium: Browser, world: World) -> Iterator[Callable[..., Visit]]:
     """Opens a browser with nothing in it; at the end, everything that it complained of is a failure."""
     visits: list[Visit] = []

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Final
 
 from api.harness import ROOT
@@ -77,14 +76,16 @@ _TWICE: Final = """() => {
 }"""
 
 
-def check_looks(visit: Visit, name: str) -> Path:
-    """Keep a screenshot; fail where text is too faint or something stands out of the window."""
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    file = SCREENSHOTS / f"{name}-{visit.width}-{visit.scheme}.png"
-    visit.page.screenshot(path=file, full_page=True)
-    assert not visit.page.evaluate(_WIDE)
-    assert not visit.page.evaluate(_FAINT)
-    return file
+def check_looks(visit: Visit, name: str = "") -> None:
+    """Fail where text is too faint or something stands out of the window; keep a screenshot under a name."""
+    if name:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        file = SCREENSHOTS / f"{name}-{visit.width}-{visit.scheme}.png"
+        visit.page.screenshot(path=file, full_page=True)
+    wide = visit.page.evaluate(_WIDE)
+    assert not wide, wide
+    faint = visit.page.evaluate(_FAINT)
+    assert not faint, faint
 
 
 def check_access(visit: Visit) -> None:

@@ -1,7 +1,6 @@
 """The console's uploads: begun, followed while they go on, cancelled, refused."""
 
 import random
-from collections.abc import Iterator
 
 import pytest
 from api.harness import csv_of, eventually, make_codes
@@ -15,17 +14,10 @@ CODES = 200_000
 
 
 @pytest.fixture
-def halfway(s3_proxy: Proxy) -> Iterator[Proxy]:
-    """S3 stops in the middle of the next file, until the proxy is told to go on."""
-    s3_proxy.stall_after(1_500_000)
-    yield s3_proxy
-    s3_proxy.resume()
-
-
-@pytest.fixture
 def file(world: World, campaign: str) -> str:
     """The name of a file of CODES codes with three invalid rows, a header, and a code that is known."""
-    codes = make_codes(CODES - 1)
+    mark = make_codes(1)[0]
+    codes = [f"{mark}{index:06x}" for index in range(CODES - 1)]
     known = next(iter(world.stored(campaign)))
     rows = [code.encode() for code in [*codes, known]]
     for row in (b"x" * 300, b'"a"b', b"\xff\xfe"):

@@ -2,6 +2,8 @@
 
 import json
 
+from api.harness import csv_of, eventually, make_codes
+from api.proxy import Proxy
 from api.world import World
 from playwright.sync_api import Locator, Page, expect
 
@@ -69,6 +71,23 @@ def test_posts(visit: Visit, world: World, campaign: str) -> None:
     operation.get_by_label("Body").fill(json.dumps({"codes": codes[:2]}))
     assert send(operation) == "200 OK"
     assert world.service.count(campaign) == {"available": 27, "reserved": 1, "assigned": 2}
+
+
+def test_a_stream_is_shown_as_it_comes_and_stopped(
+    visit: Visit, world: World, campaign: str, halfway: Proxy
+) -> None:
+    key = world.put(campaign, csv_of(f"{make_codes(1)[0]}{index:06x}" for index in range(80_000)))
+    begun = visit.service.post(f"/v1/{campaign}/codes", {"fileKey": key}, headers={"Prefer": "respond-async"})
+    page = open_docs(visit, campaign)
+    operation = opened(page, "uploadEvents")
+    operation.get_by_label("uploadId").fill(begun.json()["uploadId"])
+    operation.get_by_role("button", name="Send", exact=True).click()
+    expect(operation.locator(".reply pre").first).to_contain_text("event: progress")
+    operation.get_by_role("button", name="Stop").click()
+    expect(operation.locator(".reply-head .hint")).to_contain_text(", stopped")
+    halfway.resume()
+    address = f"/v1/{campaign}/uploads/{begun.json()['uploadId']}"
+    eventually(lambda: visit.service.get(address).json()["state"] == "succeeded", limit=30)
 
 
 def test_without_a_token(visit: Visit, campaign: str) -> None:

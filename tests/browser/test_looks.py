@@ -3,12 +3,13 @@
 The screenshots of a run are in build/screenshots.
 """
 
+import re
 from collections.abc import Callable
 
 import pytest
 from api.harness import csv_of, make_codes
 from api.world import World
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from .looks import check_access, check_looks
 from .visit import MOST_TABS, Visit
@@ -39,6 +40,12 @@ def put_uploads(world: World, campaign: str) -> None:
     world.service.upload(world.put(campaign, bad, name="strict.csv"), strict=True)
 
 
+def check_all(visit: Visit) -> None:
+    check_looks(visit)
+    check_access(visit)
+    visit.check()
+
+
 @pytest.mark.parametrize(("width", "scheme"), WINDOWS)
 def test_console(
     new_visit: Callable[..., Visit], world: World, campaign: str, width: int, scheme: str
@@ -65,11 +72,8 @@ def test_docs(new_visit: Callable[..., Visit], campaign: str, width: int, scheme
     page = visit.open("/docs")
     page.get_by_role("button", name="Use a development token").click()
     page.get_by_label("Campaign", exact=True).fill(campaign)
-    for name in ("upload", "count"):
-        operation = page.locator(f"details#op-{name}")
-        operation.locator("summary").first.click()
-        for inner in operation.locator("details > summary").all():
-            inner.click()
+    for inner in ("> summary", "form details > summary", "li details > summary"):
+        page.locator(f"details#op-count {inner}").first.click()
     count = page.locator("details#op-count")
     count.get_by_role("button", name="Send", exact=True).click()
     expect(count.locator(".reply-head .badge")).to_have_text("200 OK")
@@ -142,3 +146,36 @@ def test_tab_goes_through_all_in_the_order_of_the_page(visit: Visit, campaign: s
         page.keyboard.press("Tab")
         seen.append(page.evaluate("Number(document.activeElement.dataset.order)"))
     assert seen == list(range(wanted))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("document.querySelector('main p').style.color = '#aaa'", "With a token"),
+        ("document.querySelector('main h1').style.width = '2000px'", "<h1"),
+        ("document.querySelector('label[for=token]').remove()", "textbox"),
+        (
+            "const h = document.createElement('h4'); h.append('x'); document.querySelector('main form').before(h)",
+            "[1, 4]",
+        ),
+        (
+            "document.head.append(document.createElement('style')); document.querySelector('style').append('p{}')",
+            "CSP",
+        ),
+        ("console.error('oh')", "oh"),
+        ("setTimeout(() => { throw new Error('oh'); })", "oh"),
+        ("fetch('/nothing')", "404"),
+        ("localStorage.setItem('a', 'b')", "stored"),
+    ],
+)
+def test_the_checks_find_what_they_look_for(chromium: Browser, world: World, change: str, told: str) -> None:
+    visit = Visit(chromium, world.service, width=1440, scheme="light")
+    try:
+        page = visit.open("/console")
+        page.evaluate(f"() => {{ {change}; }}")
+        # What a page does later than at once is seen by then.
+        page.evaluate("() => fetch('/livez').then(() => new Promise((done) => setTimeout(done, 50)))")
+        with pytest.raises(AssertionError, match=re.escape(told)):
+            check_all(visit)
+    finally:
+        visit.close()
