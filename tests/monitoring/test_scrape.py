@@ -4,7 +4,7 @@ import re
 import time
 
 from .catalogue import FOREIGN, documented, metric_of
-from .conftest import CODES, INVALID_ROWS, RESERVES, Scraped
+from .conftest import CODES, INVALID_ROWS, RESERVED_EACH, RESERVES, Scraped
 from .dashboardfile import queries
 from .promql import read
 from .rulefiles import rules
@@ -48,12 +48,30 @@ def test_counters_say_what_was_done(scraped: Scraped) -> None:
         (f'http_request_count{{path="{route}/codes/count", status="401"}}', 2),
         ('upload_codes_total{type="tm", outcome="inserted"}', 2 * CODES),
         ('upload_codes_total{type="tm", outcome="invalid"}', 2 * INVALID_ROWS),
+        ('uploads_total{type="tm", outcome="succeeded"}', 2),
+        ('uploads_total{type="tm", outcome="failed"}', 0),
+        ("upload_duration_seconds_count{outcome='succeeded'}", 2),
+        ('reserve_lent_codes_total{type="tm"}', 2 * RESERVES * RESERVED_EACH),
+        ('reserve_short_total{type="tm"}', 0),
         ('count_checks_total{outcome="different"}', 0),
+        ("uploads_running", 0),
+        ("codesvc_workers", 1),
         ("upload_batches_in_flight", 0),
         ("path:http_request_count:rate5m{path='/v1/{campaignId}/reserve'} > bool 0", 1),
         ("job:http_request_errors:ratio_rate5m", 0),
     ):
         assert scraped.prometheus.value(expr) == wanted, expr
+
+
+def test_the_stock_is_what_is_left_after_all_that(scraped: Scraped) -> None:
+    """Of each campaign, one reserve was assigned, and another given back."""
+    left = CODES - (RESERVES - 1) * RESERVED_EACH
+    lowest = 'campaign_type:inventory_lowest_available_codes:latest{type="tm"}'
+    total = 'type_status:inventory_codes:latest{type="tm", status="available"}'
+    scraped.prometheus.eventually(
+        lambda: [value for _, value in scraped.prometheus.series(lowest)] == [left, left]
+    )
+    scraped.prometheus.eventually(lambda: scraped.prometheus.value(total) == 2 * left)
 
 
 def test_every_rule_can_be_evaluated(scraped: Scraped) -> None:
