@@ -305,6 +305,9 @@ async def _serve(settings: Settings, member: Member | None) -> None:
         runner = WebRunner(app, handle_signals=False, shutdown_timeout=_CLOSE_SECONDS)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        # What was made so far stays: the collector need not look at it each time that a large reply makes it run.
+        gc.collect()
+        gc.freeze()
         if member is None:
             port = await _listen(runner, settings)
         else:
@@ -312,9 +315,6 @@ async def _serve(settings: Settings, member: Member | None) -> None:
             port = member.port
         fields = {"host": settings.host, "port": port, "version": __version__, "pid": os.getpid()}
         logger.info("listening", extra=fields)
-        # What was made so far stays: the collector need not look at it each time that a large reply makes it run.
-        gc.collect()
-        gc.freeze()
         # One of several workers is enough.
         indexes = (
             asyncio.create_task(_ensure_indexes(service.mongo)) if member is None or member.first else None

@@ -15,7 +15,7 @@ def available_cores(*, cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP)
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         cores = os.cpu_count() or 1
-    return max(1, min(cores, math.floor(_quota(cgroups, membership))))
+    return max(1, math.floor(min(cores, _quota(cgroups, membership))))
 
 
 def _quota(cgroups: Path, membership: Path) -> float:

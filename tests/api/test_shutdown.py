@@ -7,7 +7,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,41 +15,15 @@ from pymongo import MongoClient
 
 from .harness import (
     Document,
-    Reply,
     Service,
     assert_counts,
     assert_problem,
-    csv_of,
     eventually,
     make_codes,
 )
 from .proxy import Proxy
+from .stalled import CODES, Upload
 from .world import World
-
-CODES = 20_000
-
-
-class Upload:
-    """An upload of 21,000 rows that stands still in its middle, with a part of them stored."""
-
-    def __init__(self, world: World, s3_proxy: Proxy, campaign: str) -> None:
-        self.codes = make_codes(CODES)
-        rows = [*self.codes, *self.codes[:1000]]
-        self.key = world.put(campaign, csv_of(f"{code},{'.' * 25}" for code in rows))
-        self.world = world
-        self.campaign = campaign
-        stalled = s3_proxy.stall_after(400_000)
-        self._pool = ThreadPoolExecutor(1)
-        self.reply: Future[Reply] = self._pool.submit(world.service.upload, self.key)
-        assert stalled.wait(30)
-        eventually(lambda: self.stored() > 0, limit=20)
-
-    def stored(self) -> int:
-        """The number of codes in MongoDB."""
-        return self.world.codes.count_documents({"_id.campaign_id": self.campaign})
-
-    def close(self) -> None:
-        self._pool.shutdown()
 
 
 @pytest.fixture
