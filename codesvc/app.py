@@ -66,6 +66,9 @@ _LARGE_BLOCK: Final = 1 << 20
 # For what is still being written to a socket when the drain is over.
 _CLOSE_SECONDS: Final = 2.0
 
+# Between a worker's ceasing to accept and its refusing of requests.
+_LEAVE_SECONDS: Final = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -281,7 +284,8 @@ async def _serve(settings: Settings, member: Member | None) -> None:
         drain.listen()
     else:
         # A supervisor and whoever else signals a whole group of processes may both mean the same end.
-        drain.listen(first=member.leave, second=_ignore)
+        # Where only this worker goes, requests of the connections that it has just taken are served.
+        drain.listen(first=member.leave, second=_ignore, delay=_LEAVE_SECONDS)
     authenticator = Authenticator(_token_rules(settings))
     async with AsyncExitStack() as stack:
         if member is not None:
@@ -335,6 +339,8 @@ class Drain:
 
     def __init__(self) -> None:
         self._signal = asyncio.Event()
+        self._taken = False
+        self._delay = 0.0
         self._first: Callable[[], None] = _nothing
         self._second: Callable[[int], None] = _end_at_once
 
@@ -347,13 +353,17 @@ class Drain:
         return self._signal.is_set()
 
     def listen(
-        self, *, first: Callable[[], None] | None = None, second: Callable[[int], None] | None = None
+        self,
+        *,
+        first: Callable[[], None] | None = None,
+        second: Callable[[int], None] | None = None,
+        delay: float = 0.0,
     ) -> None:
-        """Take SIGTERM and SIGINT: ``first`` is called besides, and for a further one ``second`` with its number.
+        """Take SIGTERM and SIGINT: ``first`` is called, and for a further one ``second`` with its number.
 
-        By default a second one ends the process at once.
+        ``delay`` is in seconds between ``first`` and the drain. By default a second signal ends the process at once.
         """
-        self._first, self._second = first or _nothing, second or _end_at_once
+        self._first, self._second, self._delay = first or _nothing, second or _end_at_once, delay
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._take, number)
@@ -376,11 +386,15 @@ class Drain:
             await asyncio.sleep(_POLL_SECONDS)
 
     def _take(self, number: int) -> None:
-        if self._signal.is_set():
+        if self._taken:
             self._second(number)
             return
-        self._signal.set()
+        self._taken = True
         self._first()
+        if self._delay:
+            asyncio.get_running_loop().call_later(self._delay, self._signal.set)
+        else:
+            self._signal.set()
 
 
 def _end_at_once(number: int) -> None:

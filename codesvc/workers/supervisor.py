@@ -182,8 +182,8 @@ class Supervisor:
         """Look for workers that say nothing any more.
 
         Ticks are counted, not seconds: while the machine sleeps, or this process is stopped, nobody grows silent.
-        Nor does a worker that somebody has stopped. Where nobody reads the log, so that workers wait to write to it, this
-        process comes to wait as well with its first warning, and kills nobody for it.
+        Nor does a worker that somebody has stopped. Where nobody reads the log, so that workers wait to write to it,
+        this process comes to wait as well with its first warning, and kills nobody for it.
         """
         patience = self._patience
         while True:
