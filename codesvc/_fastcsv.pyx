@@ -118,6 +118,7 @@ cdef extern from "_fastcsv_core.h":
         bint header
         bint strict
         bint sort
+        bint all_rejects
         size_t max_run_codes
         size_t max_run_bytes
         size_t run_bytes_per_code
@@ -143,6 +144,9 @@ cdef extern from "_fastcsv_core.h":
         uint64_t codes
         uint64_t invalid_count
         fc_sample* samples
+        fc_sample* rejects
+        size_t rejected
+        bint rejects_lost
         fc_failure failure
         fc_sample failed
 
@@ -155,10 +159,12 @@ cdef extern from "_fastcsv_core.h":
     const size_t FC_INSTRUCTION_SETS
     const size_t FC_OVERRUN
     const size_t FC_LENGTH_BYTES
+    const size_t FC_REJECT_FRAME
 
     bint fc_init(fc_extractor*, const fc_options*, const fc_instruction_set*, const uint8_t*, size_t, const uint8_t*,
                  size_t, int64_t) noexcept nogil
     void fc_free(fc_extractor*) noexcept nogil
+    uint8_t* fc_write_rejects(const fc_sample*, size_t, const char* const*, uint8_t*) noexcept nogil
     fc_status fc_feed(fc_extractor*, const uint8_t**, const uint8_t*) noexcept nogil
     fc_status fc_finish(fc_extractor*) noexcept nogil
     bint fc_take_run(fc_extractor*, fc_run*) noexcept nogil
@@ -167,6 +173,9 @@ cdef extern from "_fastcsv_core.h":
 
 
 NOT_SEEN, SEEN, SEEN_OTHER_TYPE = FC_NOT_SEEN, FC_SEEN, FC_SEEN_OTHER_TYPE
+
+cdef enum:
+    _FAULTS = 7  # values of fc_fault
 
 # A run that is sorted is kept whole in memory: so many bytes of codes at most.
 cdef size_t _RUN_BYTES = 32 << 20
@@ -188,7 +197,8 @@ cdef class Extractor:
     epoch. header: skip the first record. strict: the first invalid row is a failure. max_batch_codes,
     max_batch_bytes: a batch ends when it holds so many codes, or before its documents or its upserts would
     exceed so many bytes. max_code_bytes, max_row_bytes: a longer code makes its row invalid, a longer record
-    (without its line end) is a failure. max_samples: how many invalid rows are described. sort: so many codes
+    (without its line end) is a failure. max_samples: how many invalid rows are described.
+    all_invalid: whether take_invalid() hands out all of them. sort: so many codes
     (fewer if they are long) are sorted together by their bytes, for which an index thanks, and cut into batches,
     in which no code comes twice; 0: batches are in file order. instruction_set: one of instruction_sets()
     instead of the best; the results are the same.
@@ -205,13 +215,14 @@ cdef class Extractor:
 
     def __cinit__(self, *, str campaign_id not None, str code_type not None, saved_ms, bint header=False,
                   bint strict=False, max_batch_codes=50_000, max_batch_bytes=47_000_000, max_code_bytes=256,
-                  max_row_bytes=4 << 20, max_samples=100, sort=0, str instruction_set=None):
+                  max_row_bytes=4 << 20, max_samples=100, all_invalid=False, sort=0, str instruction_set=None):
         cdef bytes campaign = _encoded("campaign_id", campaign_id)
         cdef bytes type_ = _encoded("code_type", code_type)
         cdef int64_t saved = _bounded("saved_ms", saved_ms, -(1 << 63), (1 << 63) - 1)
         cdef fc_options options
         options.header = header
         options.strict = strict
+        options.all_rejects = bool(all_invalid)
         self.max_batch_codes = _bounded("max_batch_codes", max_batch_codes, 1, (1 << 31) - 1)
         self.max_batch_bytes = _bounded("max_batch_bytes", max_batch_bytes, 1, (1 << 31) - 1)
         options.max_code_bytes = _bounded("max_code_bytes", max_code_bytes, 1, 1 << 20)
@@ -337,6 +348,42 @@ cdef class Extractor:
         cdef size_t i
         cdef size_t count = min(self.core.invalid_count, self.core.options.max_samples)
         return [(self.core.samples[i].line, self._reason(self.core.samples[i].fault)) for i in range(count)]
+
+    def take_invalid(self):
+        """Hand out the invalid rows since the last call as lines of CSV, "line,reason", that end in CR LF.
+
+        Nothing unless all_invalid was asked for. Take them after each feed(), since they are kept until then.
+        """
+        cdef size_t i, size, longest = 0, count = self.core.rejected
+        cdef uint8_t* out
+        cdef uint8_t* end
+        cdef const char* reasons[_FAULTS]
+        cdef list texts = []
+        cdef bytes text
+        if self.core.rejects_lost:
+            raise MemoryError
+        if count == 0:
+            return b""
+        for i in range(_FAULTS):
+            text = b"" if i == FC_FINE else self._reason(<fc_fault>i).encode()
+            texts.append(text)
+            reasons[i] = PyBytes_AS_STRING(text)
+            longest = max(longest, <size_t>len(text))
+        self._enter()
+        try:
+            size = count * (FC_REJECT_FRAME + longest)
+            out = <uint8_t*>malloc(size)
+            if out == NULL:
+                raise MemoryError
+            try:
+                with nogil:
+                    end = fc_write_rejects(self.core.rejects, count, reasons, out)
+                self.core.rejected = 0
+                return (<char*>out)[:end - out]
+            finally:
+                free(out)
+        finally:
+            self.running = False
 
     @property
     def failure(self):

@@ -47,7 +47,7 @@ typedef struct {
 } fc_sample;
 
 typedef struct {
-    bool header, strict, sort;
+    bool header, strict, sort, all_rejects;
     /* A run ends when it holds so many codes, or before it would exceed so many bytes, of which each code takes its
      * length in the arena and run_bytes_per_code. */
     size_t max_run_codes, max_run_bytes, run_bytes_per_code;
@@ -115,6 +115,9 @@ struct fc_extractor {
     bool skip_record;
     uint64_t codes, invalid_count;
     fc_sample *samples;
+    fc_sample *rejects; /* of late, in order, where all invalid rows are asked for */
+    size_t rejected, rejects_size;
+    bool rejects_lost; /* for want of memory */
     fc_failure failure;
     fc_sample failed;
 
@@ -172,6 +175,7 @@ static void fc_free(fc_extractor *x) {
     fc_template_free(&x->bson);
     free(x->code);
     free(x->samples);
+    free(x->rejects);
     fc_run_free(&x->run);
     fc_sorter_free(&x->sorter);
     memset(x, 0, sizeof *x);
@@ -409,12 +413,50 @@ static fc_status fc_end_record(fc_extractor *x) {
     return x->code_trimmed == 0 ? FC_DONE : fc_append(x, x->code, fc_final_len(x));
 }
 
+static void fc_keep_reject(fc_extractor *x, uint64_t line, fc_fault fault) {
+    if (x->rejected == x->rejects_size) {
+        size_t size = x->rejects_size ? 2 * x->rejects_size : 1024;
+        fc_sample *grown = realloc(x->rejects, size * sizeof *grown);
+        if (grown == NULL) {
+            x->rejects_lost = true;
+            return;
+        }
+        x->rejects = grown;
+        x->rejects_size = size;
+    }
+    x->rejects[x->rejected].line = line;
+    x->rejects[x->rejected].fault = fault;
+    x->rejected++;
+}
+
+/* The longest line number, the comma and the line's end. */
+#define FC_REJECT_FRAME 23
+
+/* Writes "line,reason" CR LF for each; `out` has room for FC_REJECT_FRAME and the longest reason for each of them. */
+static uint8_t *fc_write_rejects(const fc_sample *rejects, size_t count, const char *const *reasons, uint8_t *out) {
+    for (size_t i = 0; i < count; i++) {
+        uint8_t digits[20];
+        size_t length = 0, reason = strlen(reasons[rejects[i].fault]);
+        uint64_t line = rejects[i].line;
+        do digits[length++] = (uint8_t)('0' + line % 10);
+        while ((line /= 10) != 0);
+        while (length > 0) *out++ = digits[--length];
+        *out++ = ',';
+        memcpy(out, reasons[rejects[i].fault], reason);
+        out += reason;
+        *out++ = '\r';
+        *out++ = '\n';
+    }
+    return out;
+}
+
 static void fc_reject(fc_extractor *x, uint64_t line, fc_fault fault) {
     if (x->invalid_count < x->options.max_samples) {
         x->samples[x->invalid_count].line = line;
         x->samples[x->invalid_count].fault = fault;
     }
     x->invalid_count++;
+    if (x->options.all_rejects) fc_keep_reject(x, line, fault);
     if (x->options.strict) fc_fail(x, FC_INVALID_ROW, line, fault);
 }
 

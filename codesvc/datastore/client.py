@@ -26,6 +26,7 @@ from codesvc.settings import Driver, Settings
 COLLECTION: Final = "codes"
 CAMPAIGNS: Final = "campaigns"
 UPLOADS: Final = "uploads"
+INVALID_ROWS: Final = "invalid_rows"
 
 _READ_CONCERN: Final = ReadConcern("local")
 _GOODBYE_SECONDS: Final = 1.0
@@ -95,6 +96,7 @@ class Mongo:
         told = WriteConcern(w="majority", j=True)
         self.campaigns: AsyncCollection = self.database.get_collection(CAMPAIGNS, write_concern=told)
         self.uploads: AsyncCollection = self.database.get_collection(UPLOADS, write_concern=told)
+        self.invalid_rows: AsyncCollection = self.database.get_collection(INVALID_ROWS, write_concern=told)
         self._deployment: Deployment | None = None
 
     async def deployment(self) -> Deployment:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pymongo
 
-from codesvc.datastore.client import CAMPAIGNS, COLLECTION, UPLOADS, Mongo
+from codesvc.datastore.client import CAMPAIGNS, COLLECTION, INVALID_ROWS, UPLOADS, Mongo
 from codesvc.datastore.failures import translated
 from codesvc.errors import DatabaseRefusedError
 
@@ -54,6 +54,11 @@ UPLOAD_INDEXES: Final[dict[str, dict[str, Any]]] = {
 }
 """Of the records of uploads: a campaign's, the latest first; those that are under way; and those that can go."""
 
+INVALID_ROW_INDEXES: Final[dict[str, dict[str, Any]]] = {
+    "invalid_rows_by_expiry": {"key": {"expireAt": 1}, "expireAfterSeconds": 0},
+}
+"""Of the invalid rows that uploads have met: those that can go."""
+
 OBSOLETE: Final[tuple[str, ...]] = ()
 """Indexes of codes that an earlier version needed."""
 
@@ -61,6 +66,7 @@ _ALL: Final[dict[str, dict[str, dict[str, Any]]]] = {
     COLLECTION: {name: {"key": dict(keys)} for name, keys in INDEXES.items()},
     CAMPAIGNS: {name: {"key": dict(keys)} for name, keys in CAMPAIGN_INDEXES.items()},
     UPLOADS: UPLOAD_INDEXES,
+    INVALID_ROWS: INVALID_ROW_INDEXES,
 }
 
 _INDEX_NOT_FOUND: Final = 27

@@ -10,13 +10,20 @@
      cancel: true,                   somebody wants it to end
      expireAt: Date}                 when the record goes; absent while it is under way
 
+What was invalid in an upload's file is in the collection invalid_rows, some 20,000 rows to a document:
+
+    {_id: {uploadId, number: 0}, rows: Binary, expireAt: Date}     zlib (RFC 1950) of lines "line,reason" CR LF
+
 The owner renews its lease with each word on progress, about once a second. Where the lease has run out, the owner is
 gone; whoever reads the record then marks it so.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import itertools
+import zlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from inspect import isawaitable
 from random import randint
 from typing import Any, Final
@@ -43,6 +50,7 @@ LEASE_SECONDS: Final = 25
 
 _UNDER_WAY: Final = [state.value for state in UploadState if not state.ended]
 _MILLISECOND: Final = timedelta(milliseconds=1)
+_LONG: Final = timedelta(days=7)
 # Uploads of one campaign that begin within one millisecond: the first few move by one, a crowd spreads.
 _TRIES: Final = 40
 _NEIGHBOURS: Final = 5
@@ -121,6 +129,27 @@ class UploadRecords:
                 {"_id": upload_id, "campaignId": campaign_id, "state": {"$in": _UNDER_WAY}},
                 {"$set": {"cancel": True}},
             )
+
+    async def keep_invalid(self, upload_id: str, number: int, rows: bytes) -> None:
+        """Keep some of the invalid rows of an upload; ``number`` counts from 0."""
+        packed = await asyncio.to_thread(zlib.compress, rows, 1)
+        # Longer than the record is kept, since an upload may take a while yet.
+        expire = datetime.now(UTC) + _MILLISECOND * self._kept + _LONG
+        document = {"_id": {"uploadId": upload_id, "number": number}, "rows": packed, "expireAt": expire}
+        with translated(), pymongo.timeout(self._mongo.timeout):
+            await self._mongo.invalid_rows.replace_one({"_id": document["_id"]}, document, upsert=True)
+
+    async def invalid(self, upload_id: str) -> AsyncGenerator[bytes, None]:
+        """Yield the invalid rows of an upload, as they were kept."""
+        # One document at a time, by its name: a cursor would be gone when a slow reader comes back to it.
+        for number in itertools.count():
+            with translated(), pymongo.timeout(self._mongo.timeout):
+                found = await self._mongo.invalid_rows.find_one(
+                    {"_id": {"uploadId": upload_id, "number": number}}
+                )
+            if found is None:
+                return
+            yield await asyncio.to_thread(zlib.decompress, found["rows"])
 
     async def _put(self, upload: Upload, revision: int, saved: datetime | None) -> None:
         """Write a record whole; raise DuplicateKeyError where this revision of it, or a later one, is there."""

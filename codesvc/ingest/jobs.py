@@ -7,6 +7,7 @@ the record; what this process asks for, it knows itself.
 
 import asyncio
 import contextvars
+import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -24,7 +25,7 @@ from codesvc.errors import (
     UploadCancelledError,
 )
 from codesvc.ingest.job import Clock, Job, new_upload_id
-from codesvc.ingest.pipeline import Begin, Halt, Source
+from codesvc.ingest.pipeline import Begin, Halt, KeepInvalid, Source
 from codesvc.ingest.turns import Bounds, Turns
 from codesvc.models import (
     CodeType,
@@ -65,6 +66,7 @@ class Pipeline(Protocol):
         progress: Callable[[Progress], None],
         begin: Begin,
         halt: Halt,
+        keep_invalid: KeepInvalid,
     ) -> UploadReport:
         """Load a file."""
 
@@ -86,6 +88,12 @@ class Records(Protocol):
 
     async def page(self, campaign_id: str, *, limit: int, after: str | None) -> list[Upload]:
         """Read at most ``limit`` uploads of a campaign, the latest first, from before ``after`` on."""
+
+    async def keep_invalid(self, upload_id: str, number: int, rows: bytes) -> None:
+        """Keep some of the invalid rows, as lines of CSV."""
+
+    def invalid(self, upload_id: str) -> AsyncGenerator[bytes, None]:
+        """Yield the invalid rows, as they were kept."""
 
     async def ask_to_cancel(self, campaign_id: str, upload_id: str) -> None:
         """Ask the owner of an upload to end it."""
@@ -210,6 +218,10 @@ class Jobs:
             else:
                 await _at_most(_TICK_SECONDS, job.ended)
 
+    def invalid(self, upload_id: str) -> AsyncGenerator[bytes, None]:
+        """Yield the invalid rows of an upload so far, as lines of CSV: the number of the line, and why."""
+        return self._records.invalid(upload_id)
+
     async def cancel(self, campaign_id: str, upload_id: str) -> Upload:
         """Let an upload end after the batches in flight; return how far it had come.
 
@@ -308,6 +320,11 @@ class Jobs:
             job.accept()
             return saved
 
+        pieces = itertools.count()
+
+        async def keep_invalid(rows: bytes) -> None:
+            await self._records.keep_invalid(job.upload.id, next(pieces), rows)
+
         async with self._turn(job):
             return await self._pipeline.run(
                 campaign_id=order.campaign_id,
@@ -318,6 +335,7 @@ class Jobs:
                 progress=job.note,
                 begin=begin,
                 halt=job.halt,
+                keep_invalid=keep_invalid,
             )
 
     @asynccontextmanager

@@ -27,6 +27,9 @@ MAX_SAMPLES: Final = 100
 """Invalid rows that are told one by one."""
 
 Begin = Callable[[int], Awaitable[datetime]]
+KeepInvalid = Callable[[bytes], Awaitable[None]]
+
+_INVALID_BYTES: Final = 1 << 20
 
 
 class Stream(Protocol):
@@ -191,13 +194,15 @@ class Uploads:
         progress: Callable[[Progress], None] | None = None,
         begin: Begin | None = None,
         halt: Halt | None = None,
+        keep_invalid: KeepInvalid | None = None,
     ) -> UploadReport:
         """Load a file's codes into a campaign.
 
         The file is read from ``source`` (by default, the one that ``file_key`` is a key of). ``progress`` is called
         after each batch, and at the end. ``begin`` is called with the file's size once that is open, before anything is
         written, and tells the instant at which all new codes are saved; what it raises ends the upload. ``halt`` ends
-        it from outside, with an error of its own.
+        it from outside, with an error of its own. ``keep_invalid`` is handed every invalid row, as lines of CSV, some
+        10,000 to 30,000 at a time.
 
         Raises:
             SourceNotFoundError, SourceChangedError, StorageUnavailableError: see the source.
@@ -230,16 +235,20 @@ class Uploads:
                     max_batch_bytes=max_bytes,
                     max_row_bytes=self._options.max_row_bytes,
                     max_samples=MAX_SAMPLES,
+                    all_invalid=keep_invalid is not None,
                     sort=sort_codes if writer.sorts else 0,
                 )
                 meter = _Meter(stream, extractor, told, progress)
                 flight = _Flight(writer, told, meter, self._options.write_concurrency)
+                invalid = _Invalid(extractor, keep_invalid)
                 try:
-                    await self._pump(stream, extractor, flight, meter, batch_size)
+                    await self._pump(stream, extractor, flight, meter, invalid, batch_size)
                 finally:
                     # Writes under way are always waited for; a drain that began just now is too late to end this.
                     halt.no_more()
                     await flight.land()
+                    if not flight.failed:
+                        await invalid.hand_on()
                     told.invalid(extractor.invalid_count)
             flight.raise_failure()
             return _report(extractor, flight.counts)
@@ -262,6 +271,7 @@ class Uploads:
         extractor: Extractor,
         flight: "_Flight",
         meter: "_Meter",
+        invalid: "_Invalid",
         batch_size: int,
     ) -> None:
         # Parsing and sorting let go of the interpreter, and a run takes a tenth of a second to sort: in a thread, they
@@ -269,6 +279,7 @@ class Uploads:
         async for chunk in stream.chunks():
             batches = await asyncio.to_thread(extractor.feed, chunk)
             meter.parsed(len(chunk))
+            await invalid.take()
             if not batches and flight.hungry and extractor.pending >= batch_size:
                 batches = await asyncio.to_thread(extractor.flush)
             await flight.send(batches)
@@ -277,6 +288,7 @@ class Uploads:
         batches = await asyncio.to_thread(extractor.finish)
         meter.parsed(0)
         await flight.send(batches)
+        await invalid.take()
         await flight.emptied()
 
 
@@ -293,6 +305,11 @@ class _Flight:
         self._moved = asyncio.Event()
         self._failure: BaseException | None = None
         self.counts = UploadCounts()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a write has failed."""
+        return self._failure is not None
 
     @property
     def hungry(self) -> bool:
@@ -356,6 +373,30 @@ class _Flight:
             self.counts += counts
             self._told.stored(inserted=counts.inserted, updated=counts.updated)
             self._meter.tell(self.counts)
+
+
+class _Invalid:
+    """Hands the invalid rows on, many at a time, so that no more of them than that are in memory."""
+
+    def __init__(self, extractor: Extractor, keep: KeepInvalid | None) -> None:
+        self._extractor = extractor
+        self._keep = keep
+        self._seen = 0
+        self._lines = bytearray()
+
+    async def take(self) -> None:
+        """Take those of the last piece over, and hand on what has come together if it is much."""
+        if self._keep is not None and self._extractor.invalid_count != self._seen:
+            self._seen = self._extractor.invalid_count
+            self._lines += await asyncio.to_thread(self._extractor.take_invalid)
+            if len(self._lines) >= _INVALID_BYTES:
+                await self.hand_on()
+
+    async def hand_on(self) -> None:
+        """Hand on what has come together."""
+        if self._keep is not None and self._lines:
+            lines, self._lines = bytes(self._lines), bytearray()
+            await self._keep(lines)
 
 
 class _Meter:

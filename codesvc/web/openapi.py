@@ -233,6 +233,7 @@ def _upload_paths(schemas: Json) -> dict[str, Json]:
             "delete": _cancel(),
         },
         "/v1/{campaignId}/uploads/{uploadId}/events": {"parameters": one, "get": _events()},
+        "/v1/{campaignId}/uploads/{uploadId}/invalid": {"parameters": one, "get": _invalid()},
     }
 
 
@@ -284,6 +285,20 @@ def _events() -> Json:
         "headers": _header_references("X-Correlation-ID", "Cache-Control"),
     }
     return events
+
+
+def _invalid() -> Json:
+    invalid = _operation(
+        "uploads",
+        "List the invalid rows of an upload",
+        "Every row that was not stored, as CSV with a head: the physical line on which it starts, and why. While the "
+        "upload runs, those that were met so far.",
+        operation_id="invalidRows",
+        reply=UploadResource,
+        problems=("notFound",),
+    )
+    invalid["responses"]["200"]["content"] = {"text/csv": {"schema": {"type": "string"}}}
+    return invalid
 
 
 def _operator_paths(*, console: bool) -> dict[str, Json]:

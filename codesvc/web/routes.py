@@ -100,6 +100,9 @@ def _v1_routes() -> Iterable[Route]:
         # NOTE: a slash within a code comes as %2F. Behind codes/count, which is no code's address.
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/{{code:[^/]+}}", handlers.code, protected=True),
         Route(hdrs.METH_GET, f"{_UPLOADS}/{{uploadId:[^/]+}}/events", upload_handlers.events, protected=True),
+        Route(
+            hdrs.METH_GET, f"{_UPLOADS}/{{uploadId:[^/]+}}/invalid", upload_handlers.invalid, protected=True
+        ),
         Route(hdrs.METH_GET, f"{_UPLOADS}/{{uploadId:[^/]+}}", upload_handlers.one_upload, protected=True),
         Route(hdrs.METH_DELETE, f"{_UPLOADS}/{{uploadId:[^/]+}}", upload_handlers.cancel, protected=True),
         Route(hdrs.METH_GET, _UPLOADS, upload_handlers.uploads, protected=True),

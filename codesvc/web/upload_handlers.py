@@ -46,6 +46,10 @@ class Uploads(Protocol):
         """Tell once a second how far an upload has come, until it has ended; None where that is not known."""
         ...
 
+    def invalid(self, upload_id: str) -> AsyncGenerator[bytes, None]:
+        """Yield the invalid rows of an upload, as lines of CSV."""
+        ...
+
     async def cancel(self, campaign_id: str, upload_id: str) -> Upload:
         """End an upload."""
         ...
@@ -119,6 +123,14 @@ async def events(request: web.Request) -> web.Response | Stream:
     )
 
 
+async def invalid(request: web.Request) -> Stream:
+    """Tell of every invalid row of one upload (RFC 4180)."""
+    upload_id = (await _found(request)).id
+    headers = {"Content-Disposition": f'attachment; filename="invalid-{upload_id}.csv"'}
+    rows = request.app[UPLOADS].invalid(upload_id)
+    return Stream(_with_head(rows), content_type="text/csv; charset=utf-8; header=present", headers=headers)
+
+
 async def cancel(request: web.Request) -> web.Response:
     """End one upload."""
     found = await _found(request)
@@ -133,6 +145,13 @@ async def _found(request: web.Request) -> Upload:
     if not is_upload_id(upload_id):
         raise NotFoundError("The campaign has no such upload.")
     return await app[DEADLINES].within(app[UPLOADS].get(campaign_id, upload_id))
+
+
+async def _with_head(rows: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(rows):
+        yield b"line,reason\r\n"
+        async for some in rows:
+            yield some
 
 
 async def _events(

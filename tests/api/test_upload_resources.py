@@ -1,5 +1,7 @@
 """Uploads as resources: begun without waiting, looked at, listed, followed and cancelled, from any process."""
 
+import csv
+import io
 import re
 import uuid
 from functools import partial
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 
 from .harness import (
+    CODE_MARK,
     RFC3339_MILLISECONDS,
     Document,
     Reply,
@@ -155,6 +158,36 @@ def test_preferences(world: World, campaign: str, prefer: str, status: int) -> N
     assert (reply.header("Preference-Applied") == "respond-async") is (status == 202)
 
 
+def test_every_invalid_row(world: World, second_service: Service, campaign: str) -> None:
+    """100,000 of them, in several documents; never a row's content."""
+    codes = make_codes(1000)
+    rows = [f"{CODE_MARK}\x01{number:04}" for number in range(100_000)]
+    key = world.put(campaign, csv_of([*rows[:500], *codes, *rows[500:]]) + b'"open')
+    resource = ended(world.service, accepted(world.service, key))
+    assert resource["count"] == {"in": 1000, "inserted": 1000, "updated": 0}
+    assert resource["invalid"]["count"] == 100_001
+    address = f"/v1/{campaign}/uploads/{resource['uploadId']}/invalid"
+    whole = world.service.get(address).body
+    for service in (world.service, second_service):
+        reply = service.get(address)
+        assert reply.body == whole
+        assert reply.status == 200
+        assert reply.media_type == "text/csv"
+        assert reply.header("Cache-Control") == "no-store"
+        assert CODE_MARK.encode() not in reply.body
+        head, *found = csv.reader(io.StringIO(reply.body.decode(), newline=""))
+        assert head == ["line", "reason"]
+        assert [int(line) for line, _ in found] == [*range(1, 501), *range(1501, 101_002)]
+        samples = resource["invalid"]["samples"]
+        assert [[str(one["line"]), one["reason"]] for one in samples] == found[:100]
+        assert found[-1] == ["101001", "a quote is still open at the end of the file"]
+        assert service.request("HEAD", address).body == b""
+    lines = world.service.log_lines_of(world.service.get(address).header("X-Correlation-ID") or "")
+    assert lines[-1]["route"] == "/v1/{campaignId}/uploads/{uploadId}/invalid"
+    assert lines[-1]["bytes"] == len(whole)
+    assert world.database["invalid_rows"].count_documents({"_id.uploadId": resource["uploadId"]}) > 1
+
+
 def test_pages(world: World, campaign: str) -> None:
     key = world.put(campaign, csv_of(make_codes(1)))
     for _ in range(5):
@@ -188,7 +221,7 @@ def test_one_that_is_not_there(world: World, campaign: str) -> None:
     upload_id = ended(world.service, accepted(world.service, key))["uploadId"]
     for campaign_id, wanted in ((new_campaign(), upload_id), (campaign, str(uuid.uuid4())), (campaign, "x")):
         address = f"/v1/{campaign_id}/uploads/{wanted}"
-        for method, path in (("GET", ""), ("GET", "/events"), ("DELETE", "")):
+        for method, path in (("GET", ""), ("GET", "/events"), ("GET", "/invalid"), ("DELETE", "")):
             assert_problem(world.service.request(method, address + path), 404, "notFound")
     refused = world.service.post(f"/v1/{campaign}/uploads", {})
     assert_problem(refused, 405, "methodNotAllowed")

@@ -24,6 +24,7 @@ class Options(TypedDict, total=False):
     max_code_bytes: int
     max_row_bytes: int
     max_samples: int
+    all_invalid: bool
     sort: int
     instruction_set: str | None
 

@@ -190,3 +190,29 @@ def test_the_gil_is_released() -> None:
     over.set()
     thread.join()
     assert during > 1000
+
+
+@pytest.mark.parametrize("size", [1, 2, 17, 4096])
+def test_all_invalid_rows_are_handed_out(size: int) -> None:
+    """As they come, however many there are, each once; the samples are their beginning."""
+    data = b"".join(b"\x01\nGOOD-%d\n\x80,x\n" % number for number in range(3000)) + b'"SECRET'
+    x = extractor(all_invalid=True)
+    taken = b""
+    for start in range(0, len(data), size):
+        x.feed(data[start : start + size])
+        taken += x.take_invalid()
+        assert x.take_invalid() == b""
+    x.finish()
+    taken += x.take_invalid()
+    rows = [line.split(",") for line in taken.decode().split("\r\n")[:-1]]
+    lines = [3 * number + at for number in range(3000) for at in (1, 3)]
+    assert [int(line) for line, _ in rows] == [*lines, 9001]
+    assert [(int(line), reason) for line, reason in rows[:100]] == x.invalid_samples
+    assert len(rows) == x.invalid_count
+    assert b"SECRET" not in taken
+
+
+def test_invalid_rows_that_nobody_asked_for_are_not_kept() -> None:
+    x = extractor()
+    x.feed(b"\x01\n" * 5)
+    assert (x.invalid_count, x.take_invalid()) == (5, b"")

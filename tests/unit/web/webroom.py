@@ -135,6 +135,10 @@ class MemoryUploads:
         yield None
         yield replace(one, state=UploadState.SUCCEEDED)
 
+    async def invalid(self, upload_id: str) -> AsyncGenerator[bytes, None]:
+        assert upload_id in {one.id for one in self.known}
+        yield b"2,the code is too long\r\n"
+
     async def cancel(self, campaign_id: str, upload_id: str) -> Upload:
         return replace(await self.get(campaign_id, upload_id), state=UploadState.CANCELLED)
 
