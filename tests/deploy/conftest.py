@@ -19,6 +19,7 @@ def kubectl(program: Callable[..., Path]) -> Path:
 def overlays(kubectl: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Manifest]]:
     """What each overlay is made of, and the one for production with the component of the Prometheus operator."""
     found = {name: kustomize(kubectl, KUBERNETES / "overlays" / name) for name in OVERLAYS}
+    found["base"] = kustomize(kubectl, KUBERNETES / "base")
     # A copy, whose line is changed as its comment says.
     root = tmp_path_factory.mktemp("deploy")
     shutil.copytree(DEPLOY, root, dirs_exist_ok=True)

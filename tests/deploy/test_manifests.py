@@ -175,7 +175,7 @@ def test_paths_are_routes_of_the_service(overlays: Overlays, overlay: str) -> No
         assert not paths[path]["get"].get("security"), path
 
 
-@WITH_THE_API
+@pytest.mark.parametrize("overlay", ["base", *EVERY])
 def test_a_pod_has_time_to_drain(overlays: Overlays, overlay: str) -> None:
     manifests = overlays[overlay]
     pod = api(manifests)["spec"]
