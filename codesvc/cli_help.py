@@ -56,6 +56,7 @@ environment (default):
                                   what a token's iss and aud must be
   CODESVC_JWT_LEEWAY              seconds that clocks may differ (0)
   CODESVC_DEV                     1 opens GET /dev/token to everybody (0)
+  CODESVC_CONSOLE                 false takes the page at /console away (true)
 
   CODESVC_BATCH_SIZE              codes in one bulk write (50000)
   CODESVC_SORT_CODES              codes sorted together before they are written (1000000)
@@ -66,6 +67,10 @@ environment (default):
   CODESVC_READ_CONCURRENCY        ranged GETs in flight for one upload (3)
   CODESVC_READ_PART_SIZE          the size of each, in bytes (8388608)
   CODESVC_MAX_ROW_BYTES           the longest record of a file, in bytes (4194304)
+
+  CODESVC_MAX_UPLOADS             uploads that run at once in a process (16)
+  CODESVC_MAX_QUEUED_UPLOADS      uploads that wait there for their turn (1000)
+  CODESVC_UPLOAD_TTL              seconds for which it is kept what became of one (2592000)
 
   CODESVC_RESERVATION_TTL         seconds a hold lasts (86400)
   CODESVC_MAX_RESERVE             codes in one reserve (10000)
