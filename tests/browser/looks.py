@@ -81,7 +81,12 @@ def check_looks(visit: Visit, name: str = "") -> None:
     if name:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         file = SCREENSHOTS / f"{name}-{visit.width}-{visit.scheme}.png"
-        visit.page.screenshot(path=file, full_page=True)
+        # A dialog belongs to the window, everything else to the page.
+        page = visit.page
+        dialog = page.get_by_role("dialog").is_visible()
+        if not dialog:
+            page.evaluate("window.scrollTo(0, 0)")
+        page.screenshot(path=file, full_page=not dialog)
     wide = visit.page.evaluate(_WIDE)
     assert not wide, wide
     faint = visit.page.evaluate(_FAINT)

@@ -30,7 +30,7 @@ export function membersTable(api, node) {
   if (!rows.length) return null;
   const heads = ["Member", "Type", "Meaning"].map((text) => element("th", { scope: "col" }, text));
   return element(
-    "div", { class: "scroll" },
+    "div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Members" },
     element(
       "table", {},
       element("thead", {}, element("tr", {}, ...heads)),
