@@ -34,7 +34,7 @@ from codesvc.ingest.shares import LoadReport, Selection, Share, Told, load_share
 from codesvc.ingest.turns import Bounds
 from codesvc.inventory import Inventory, utc_now
 from codesvc.models import CodeType, Progress, UploadReport
-from codesvc.observability.logs import configure_logging
+from codesvc.observability.logs import configure_logging, log_the_rest
 from codesvc.observability.telemetry import Telemetry
 from codesvc.observability.tracing import configure_tracing
 from codesvc.settings import HMAC_ALGORITHMS, Settings
@@ -261,10 +261,14 @@ def serve(settings: Settings, member: Member | None = None) -> int:
         SettingsError: the address cannot be listened on, or a key cannot be used.
 
     """
-    if member is None:
-        configure_logging(settings.log_level.value)
-    else:
-        configure_logging(settings.log_level.value, fields={"worker": member.number}, lock=member.log_lock)
+    configure_logging(
+        settings.log_level.value,
+        form=settings.log_format,
+        probes=settings.log_probes,
+        fields=None if member is None else {"worker": member.number},
+        lock=None if member is None else member.log_lock,
+    )
+    log_the_rest()
     try:
         flush_traces = configure_tracing(service_version=__version__)
     except ValueError as error:

@@ -36,6 +36,8 @@ environment (default):
   CODESVC_HOST, CODESVC_PORT      listen address (0.0.0.0, 8080)
   CODESVC_LOG_LEVEL               DEBUG, INFO, WARNING or ERROR (INFO)
   CODESVC_WORKERS                 processes that serve; 0 or auto: one for each core (1)
+  CODESVC_LOG_FORMAT              json, console, or auto: console on a terminal (auto)
+  CODESVC_LOG_PROBES              log one in so many probes that succeed; 0: none (0)
   CODESVC_DRAIN_SECONDS           how long requests in flight may take after SIGTERM (20)
 
   CODESVC_MONGO_URI               MongoDB (mongodb://127.0.0.1:27017)

@@ -33,6 +33,14 @@ class WriteStrategy(StrEnum):
     UPSERT = "upsert"
 
 
+class LogFormat(StrEnum):
+    """The form of a log line; ``auto`` is ``console`` on a terminal and ``json`` elsewhere."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
 class LogLevel(StrEnum):
     """The least severe record that is written."""
 
@@ -54,6 +62,9 @@ class Settings(BaseSettings):
     log_level: LogLevel = LogLevel.INFO
     workers: int = Field(1, ge=0, le=256)
     """Processes that serve; 0 for one on each core that may be used."""
+    log_format: LogFormat = LogFormat.AUTO
+    log_probes: int = Field(0, ge=0)
+    """The access log has one in so many of the probes that succeed; 0: none of them."""
     drain_seconds: float = Field(20.0, ge=0, le=3600)
     """How long requests in flight may take to end after SIGTERM."""
 

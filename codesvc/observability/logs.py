@@ -1,25 +1,27 @@
 """Log lines: one JSON object a line for machines, one short line for a person at a terminal.
 
-A code is a bearer secret, and the text of a driver's exception may hold one (MongoDB's E11000 quotes
-the key), so no line ever carries an exception's message: its type, its number and the frames of its
-stack say where to look.
+codesvc/observability/lines.py makes them, codesvc/observability/output.py writes them.
 """
 
-import asyncio
-import fcntl
 import logging
+import os
 import sys
+import threading
 import time
-import traceback
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, ClassVar, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 import orjson
 from opentelemetry import trace
+
+from codesvc.observability.lines import console_line, json_line, timestamp
+from codesvc.observability.output import LineHandler
+from codesvc.settings import LogFormat
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 correlation_id: ContextVar[str | None] = ContextVar("correlation_id", default=None)
 """The X-Correlation-ID of the request being served."""
@@ -27,19 +29,18 @@ correlation_id: ContextVar[str | None] = ContextVar("correlation_id", default=No
 remote_trace: ContextVar[tuple[str, str] | None] = ContextVar("remote_trace", default=None)
 """Trace id and parent id of the caller's traceparent, where no tracer is set up to make spans of them."""
 
-_JSON_OPTIONS: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
-_GATHER_SECONDS: Final = 0.005
-_MAX_FRAMES: Final = 40
-_MAX_CHAIN: Final = 5
-_STANDARD_ATTRIBUTES: Final = frozenset(
-    {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName", "exc_text"}
-)
+PROBES: Final = frozenset({"/livez", "/readyz", "/heartbeat", "/metrics"})
+"""Templates of the routes that a cluster asks by itself, again and again."""
+
+_logger = logging.getLogger(__name__)
 
 
 def configure_logging(
     level: str = "INFO",
     stream: TextIO | None = None,
     *,
+    form: LogFormat = LogFormat.AUTO,
+    probes: int = 1,
     fields: Mapping[str, str | int] | None = None,
     lock: int | None = None,
 ) -> None:
@@ -49,16 +50,18 @@ def configure_logging(
     mixes what several processes write into it as soon as it is more than a page (pipe(7), PIPE_BUF).
 
     ``level`` is the least severe level of codesvc's own loggers. The libraries' never go below INFO: at
-    DEBUG, pymongo writes the commands it sends, and botocore the signatures of its requests.
+    DEBUG, pymongo writes the commands it sends, and botocore the signatures of its requests. Of the probes that
+    succeed, the access log has one in ``probes``, or none if that is 0.
     """
     target = sys.stdout if stream is None else stream
     root = logging.getLogger()
     for handler in root.handlers[:]:
         root.removeHandler(handler)
         handler.close()
-    _State.handler = _LineHandler(target, lock)
     _State.fields = dict(fields or {})
     _State.told = "," + orjson.dumps(_State.fields).decode()[1:-1] if fields else ""
+    _State.handler = _handler(target, form, lock)
+    _State.probes = probes
     root.addHandler(_State.handler)
     threshold = logging.getLevelNamesMapping()[level]
     root.setLevel(max(threshold, logging.INFO))
@@ -68,6 +71,28 @@ def configure_logging(
     logging.logThreads = False
     logging.logProcesses = False
     logging.logMultiprocessing = False
+
+
+def log_the_rest() -> None:
+    """Make log lines of what Python would write to standard error by itself: warnings, and errors nobody caught.
+
+    For a process that does nothing but serve. Those lines would be no JSON, and tell an error's message.
+    """
+    logging.captureWarnings(True)
+
+    def uncaught(kind: type[BaseException], error: BaseException | None, stack: TracebackType | None) -> None:
+        if error is not None and not issubclass(kind, KeyboardInterrupt | SystemExit):
+            _logger.critical("uncaught error", exc_info=(kind, error, stack))
+
+    def of_thread(told: threading.ExceptHookArgs) -> None:
+        uncaught(told.exc_type, told.exc_value, told.exc_traceback)
+
+    def unraisable(told: "UnraisableHookArgs") -> None:
+        uncaught(told.exc_type, told.exc_value, told.exc_traceback)
+
+    sys.excepthook = uncaught
+    threading.excepthook = of_thread
+    sys.unraisablehook = unraisable
 
 
 def show_spans() -> None:
@@ -84,244 +109,100 @@ def current_trace() -> tuple[str, str] | None:
     return remote_trace.get()
 
 
-def error_fields(error: BaseException) -> dict[str, Any]:
-    """Tell an exception without its message: type, number, frames, and the same of what caused it."""
-    fields = _one_error(error)
-    causes: list[dict[str, Any]] = []
-    while len(causes) < _MAX_CHAIN:
-        following = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        if following is None:
-            break
-        causes.append(_one_error(following))
-        error = following
-    if causes:
-        fields["causes"] = causes
-    return fields
-
-
 class AccessLog:
     """Writes a line for each request, at level INFO.
 
     Where lines are JSON, it goes past ``logging``: a record that nobody but our own handler sees costs
-    more than the line that is made of it. Those of a few milliseconds are made together, when they are written: one
-    after the other, they take a third of the time that they would take in the middle of each request.
+    more than the line that is made of it.
     """
 
     def __init__(self) -> None:
         self._logger = logging.getLogger("codesvc.access")
+        self._requests: dict[tuple[str, str, int], str] = {}
+        self._failing: set[str] = set()
+        self._probes: dict[str, int] = {}
 
     def __call__(
         self, *, method: str, route: str, status: int, seconds: float, size: int, campaign_id: str | None
     ) -> None:
         """Write one line; ``route`` is the template, ``size`` the body's in bytes."""
         logger = self._logger
-        if not logger.isEnabledFor(logging.INFO):
+        if not logger.isEnabledFor(logging.INFO) or (route in PROBES and self._routine(route, status)):
             return
         handler = _State.handler
         if handler is not None and handler.json and handler in logger.root.handlers:
-            told = (time.time(), correlation_id.get(), current_trace(), method, route, status, seconds, size)
-            handler.write_soon((*told, campaign_id))
+            handler.write_soon(self._line(method, route, status, seconds, size, campaign_id))
             return
         fields = {"method": method, "route": route, "status": status, "durationMs": round(seconds * 1000, 3)}
         extra = {**fields, "bytes": size} | ({} if campaign_id is None else {"campaignId": campaign_id})
         logger.info("request", extra=extra)
 
+    def _routine(self, route: str, status: int) -> bool:
+        """Whether nobody needs to know of a probe: all is well, as it was before, and its turn has not come."""
+        if status >= 400:
+            self._failing.add(route)
+            return False
+        if route in self._failing:
+            self._failing.discard(route)
+            return False
+        if not _State.probes:
+            return True
+        count = self._probes.get(route, 0)
+        self._probes[route] = count + 1
+        return count % _State.probes != 0
 
-_Access = tuple[float, str | None, tuple[str, str] | None, str, str, int, float, int, str | None]
-"""When (seconds since the epoch), correlation id, trace and span, method, route, status, seconds, bytes, campaign."""
-
-
-class _LineHandler(logging.Handler):
-    def __init__(self, stream: TextIO, lock: int | None = None) -> None:
-        super().__init__()
-        self._lock_file = lock
-        self.json = not stream.isatty()
-        self._stream = stream
-        self._binary = getattr(stream, "buffer", None) if self.json else None
-        self._waiting: deque[bytes | _Access] = deque()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self.write(_json_line(record) if self.json else _human_line(record))
-        except Exception:  # noqa: BLE001 - logging must never break what it tells of
-            self.handleError(record)
-
-    def write(self, line: bytes) -> None:
-        """Write a line, after those that wait."""
-        if self._binary is None:
-            self._stream.write(line.decode("utf-8", "backslashreplace"))
-            self._stream.flush()
-        else:
-            self._waiting.append(line)
-            self.flush()
-
-    def write_soon(self, access: _Access) -> None:
-        """Write a request's line together with what else is written within a few milliseconds: one call for all."""
-        if self._binary is None:
-            self.write(_access_line(access))
-            return
-        self._waiting.append(access)
-        if self._loop is not None and self._loop.is_running():
-            return
-        try:
-            self._loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.flush()
-        else:
-            self._loop.call_later(_GATHER_SECONDS, self.flush)
-
-    def flush(self) -> None:
-        """Write the lines that wait. ``logging`` calls it, too, as the process ends."""
-        self._loop = None
-        if self._binary is None or self._binary.closed:
-            return
-        lines = []
-        # NOTE: popped one by one, so that two threads never write the same line, nor lose one.
-        with suppress(IndexError):
-            while True:
-                line = self._waiting.popleft()
-                lines.append(line if isinstance(line, bytes) else _access_line(line))
-        # Who reads the log may be gone, or the disk full: requests are served all the same.
-        with suppress(OSError), _locked(self._lock_file):
-            self._binary.write(b"".join(lines))
-            self._binary.flush()
-
-
-@contextmanager
-def _locked(file: int | None) -> Iterator[None]:
-    if file is None:
-        yield
-        return
-    fcntl.lockf(file, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.lockf(file, fcntl.LOCK_UN)
+    def _line(
+        self, method: str, route: str, status: int, seconds: float, size: int, campaign_id: str | None
+    ) -> bytes:
+        # Nothing here needs escaping but what is known beforehand, so the line need not go through an encoder:
+        # correlation and campaign ids hold letters, digits and harmless signs only, or are not taken.
+        request = self._requests.get((method, route, status))
+        if request is None:
+            told = orjson.dumps({"method": method, "route": route, "status": status}).decode()
+            request = self._requests[method, route, status] = told[1:-1]
+        campaign = "" if campaign_id is None else f',"campaignId":"{campaign_id}"'
+        spans = current_trace()
+        traced = "" if spans is None else f',"traceId":"{spans[0]}","spanId":"{spans[1]}"'
+        return (
+            f'{{"timestamp":"{timestamp(time.time())}","level":"INFO","logger":"codesvc.access","message":"request",'
+            f'"correlationId":"{correlation_id.get()}",{request},"durationMs":{seconds * 1000:.3f},"bytes":{size}'
+            f"{campaign}{traced}{_State.told}}}\n"
+        ).encode()
 
 
 class _State:
-    handler: _LineHandler | None = None
+    handler: LineHandler | None = None
     fields: Mapping[str, str | int] = {}
     told = ""
     """The same as a part of a JSON object, or nothing."""
     spans = False
-    requests: ClassVar[dict[tuple[str, str, int], str]] = {}
-    """What a line says of a request, by method, route and status: few, and encoded once."""
+    probes = 1
 
 
-def _access_line(access: _Access) -> bytes:
-    # Nothing here needs escaping but what is known beforehand, so the line need not go through an encoder: correlation
-    # and campaign ids hold letters, digits and harmless signs only, or are not taken.
-    created, correlation, spans, method, route, status, seconds, size, campaign_id = access
-    request = _State.requests.get((method, route, status))
-    if request is None:
-        told = orjson.dumps({"method": method, "route": route, "status": status}).decode()
-        request = _State.requests[method, route, status] = told[1:-1]
-    campaign = "" if campaign_id is None else f',"campaignId":"{campaign_id}"'
-    traced = "" if spans is None else f',"traceId":"{spans[0]}","spanId":"{spans[1]}"'
-    return (
-        f'{{"timestamp":"{_timestamp(created)}","level":"INFO","logger":"codesvc.access","message":"request",'
-        f'"correlationId":"{correlation}",{request},"durationMs":{seconds * 1000:.3f},"bytes":{size}'
-        f"{campaign}{traced}{_State.told}}}\n"
-    ).encode()
+def _handler(stream: TextIO, form: LogFormat, lock: int | None) -> LineHandler:
+    terminal = stream.isatty()
+    if form is LogFormat.JSON or (form is LogFormat.AUTO and not terminal):
+        return LineHandler(stream, lambda record: json_line(record, _ids()), json=True, lock=lock)
+    # NO_COLOR: no-color.org, where any value but an empty one counts.
+    colour = (
+        terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") not in {"", "dumb"}
+    )
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return LineHandler(
+        stream,
+        lambda record: console_line(record, _ids(), colour=colour, encoding=encoding),
+        json=False,
+        lock=lock,
+    )
 
 
-def _json_line(record: logging.LogRecord) -> bytes:
-    fields: dict[str, Any] = {
-        "timestamp": _timestamp(record.created),
-        "level": record.levelname,
-        "logger": record.name,
-        "message": _message(record),
-        **_State.fields,
-    }
+def _ids() -> dict[str, str | int]:
+    """Tell of which process and which request this is, as far as that is known."""
+    ids: dict[str, str | int] = {**_State.fields}
     correlation = correlation_id.get()
     if correlation is not None:
-        fields["correlationId"] = correlation
+        ids["correlationId"] = correlation
     spans = current_trace()
     if spans is not None:
-        fields["traceId"], fields["spanId"] = spans
-    attributes = record.__dict__
-    for name in attributes.keys() - _STANDARD_ATTRIBUTES:
-        fields[name] = attributes[name]
-    error = _error_of(record)
-    if error is not None:
-        fields["error"] = error_fields(error)
-    return orjson.dumps(fields, default=_encodable, option=_JSON_OPTIONS)
-
-
-def _human_line(record: logging.LogRecord) -> bytes:
-    attributes = record.__dict__
-    more = {
-        **_State.fields,
-        **{name: attributes[name] for name in attributes if name not in _STANDARD_ATTRIBUTES},
-    }
-    extra = "".join(f" {name}={value}" for name, value in more.items())
-    correlation = correlation_id.get()
-    if correlation is not None and "correlationId" not in attributes:
-        extra += f" correlationId={correlation}"
-    clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-    line = f"{clock} {record.levelname:<7} {record.name}: {_message(record)}{extra}\n"
-    error = _error_of(record)
-    if error is not None:
-        for each in (told := error_fields(error), *told.get("causes", ())):
-            line += f"    {each['type']}\n" + "".join(f"      {frame}\n" for frame in each["stack"])
-    return line.encode("utf-8", "backslashreplace")
-
-
-def _message(record: logging.LogRecord) -> str:
-    message = record.getMessage()
-    if record.name == "asyncio":
-        # The loop's default handler adds the repr of the failed task, its exception's text included.
-        return message.partition("\n")[0]
-    return message
-
-
-def _error_of(record: logging.LogRecord) -> BaseException | None:
-    return record.exc_info[1] if record.exc_info else None
-
-
-def _one_error(error: BaseException) -> dict[str, Any]:
-    kind = type(error)
-    fields: dict[str, Any] = {
-        "type": kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}",
-        "stack": _frames(error.__traceback__),
-    }
-    for name in ("code", "errno"):
-        number = getattr(error, name, None)
-        if isinstance(number, int):
-            fields[name] = int(number)
-    if isinstance(error, BaseExceptionGroup):
-        fields["exceptions"] = [_one_error(each) for each in error.exceptions[:_MAX_CHAIN]]
-    return fields
-
-
-def _frames(stack: TracebackType | None) -> list[str]:
-    frames = [
-        f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
-        for frame, line in traceback.walk_tb(stack)
-    ]
-    return frames[-_MAX_FRAMES:]
-
-
-def _encodable(value: object) -> str:
-    return type(value).__name__ if isinstance(value, BaseException) else str(value)
-
-
-class _Clock:
-    second = -1
-    text = ""
-    millisecond = -1
-    stamp = ""
-
-
-def _timestamp(created: float) -> str:
-    millisecond = int(created * 1000)
-    if millisecond != _Clock.millisecond:
-        second, rest = divmod(millisecond, 1000)
-        if second != _Clock.second:
-            _Clock.second, _Clock.text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        _Clock.millisecond, _Clock.stamp = millisecond, f"{_Clock.text}.{rest:03d}Z"
-    return _Clock.stamp
+        ids["traceId"], ids["spanId"] = spans
+    return ids

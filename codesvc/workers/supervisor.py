@@ -61,7 +61,9 @@ def supervise(settings: Settings, workers: int) -> int:
     """
     sockets = listening_sockets(settings)
     page = SharedPage.create()
-    configure_logging(settings.log_level.value, lock=page.fd)
+    configure_logging(
+        settings.log_level.value, form=settings.log_format, probes=settings.log_probes, lock=page.fd
+    )
     # A worker drains within the setting, and then has connections to close and spans to flush.
     patience = Patience(drain=settings.drain_seconds + 8.0)
     port = sockets[0].getsockname()[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from codesvc.errors import SettingsError
-from codesvc.settings import Driver, LogLevel, Settings, WriteStrategy, load_settings
+from codesvc.settings import Driver, LogFormat, LogLevel, Settings, WriteStrategy, load_settings
 
 Set = Callable[..., None]
 
@@ -47,6 +47,8 @@ def test_every_variable_is_read(environment: Set) -> None:
         PORT="0",
         LOG_LEVEL="DEBUG",
         WORKERS="auto",
+        LOG_FORMAT="console",
+        LOG_PROBES="5",
         DRAIN_SECONDS="1.5",
         MONGO_URI="mongodb+srv://user:pass@example.org/",
         MONGO_DATABASE="promo-1_ä",
@@ -91,6 +93,8 @@ def test_every_variable_is_read(environment: Set) -> None:
         "port": 0,
         "log_level": LogLevel.DEBUG,
         "workers": 0,
+        "log_format": LogFormat.CONSOLE,
+        "log_probes": 5,
         "drain_seconds": 1.5,
         "mongo_uri": "mongodb+srv://user:pass@example.org/",
         "mongo_database": "promo-1_ä",

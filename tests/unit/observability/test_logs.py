@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import logging
 import os
 import re
@@ -14,7 +15,9 @@ from typing import Any
 import orjson
 import pytest
 
-from codesvc.observability.logs import AccessLog, configure_logging, correlation_id, remote_trace
+from codesvc.observability import output
+from codesvc.observability.logs import PROBES, AccessLog, configure_logging, correlation_id, remote_trace
+from codesvc.settings import LogFormat
 
 SECRET = "PROMO-CODE-1"
 
@@ -210,13 +213,98 @@ def test_the_access_log(log: Capture) -> None:
     assert (line["durationMs"], line["bytes"]) == (1.5, 7)
 
 
-def test_text_that_is_no_unicode_does_not_stop_the_log(
-    capsys: pytest.CaptureFixture[str], log: Capture
-) -> None:
-    logger.info("x", extra={"name_": "\ud800"})
-    logger.info("y")
-    assert log.lines[-1]["message"] == "y"
-    capsys.readouterr()
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("a\ud800b", "a?b"),
+        (2**70, 2**70),
+        (float("nan"), None),
+        ([1, "\udfff", ValueError(SECRET)], [1, "?", "ValueError"]),
+        ({1: 2}, {"1": 2}),
+    ],
+)
+def test_values_that_json_hardly_knows(log: Capture, value: object, written: object) -> None:
+    logger.info("x", extra={"value": value})
+    (line,) = [json.loads(line) for line in log.text.splitlines()]
+    assert (line["message"], line["value"]) == ("x", written)
+
+
+def test_what_cannot_be_written_is_told(log: Capture, capsys: pytest.CaptureFixture[str]) -> None:
+    endless: list[object] = []
+    endless.append(endless)
+    logger.info("x", extra={"endless": endless, "fine": 1})
+    record = logging.makeLogRecord({"name": "codesvc.test", "msg": "%d and %d", "args": (1,)})
+    # Past the handler of the tests themselves, which raises.
+    logging.getLogger().handlers[0].handle(record)
+    lines = log.lines
+    assert (lines[0]["message"], lines[0]["endless"], lines[0]["fine"]) == ("x", "list", 1)
+    assert lines[1]["reason"] == "TypeError"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_names_that_every_line_has_are_its_own(log: Capture) -> None:
+    logger.info("x", extra={"level": "of the water", "timestamp": "never", "logger": "wood"})
+    (line,) = log.lines
+    assert (line["level"], line["logger"]) == ("INFO", "codesvc.test")
+    assert line["timestamp"].endswith("Z")
+
+
+@pytest.mark.parametrize("form", list(LogFormat))
+def test_nobody_forges_a_line(form: LogFormat) -> None:
+    stream = io.StringIO()
+    configure_logging("INFO", stream, form=form)
+    hostile = "x\nFORGED\r\x1b[31m\x00\x7f\x85\x9b2J\u2028\u2029\u202e"
+    logger.info("%s", hostile, extra={"value": hostile, "values": [hostile]})
+    assert len(stream.getvalue().splitlines()) == 1
+    assert all(character.isprintable() for character in stream.getvalue().rstrip("\n"))
+    if form is not LogFormat.CONSOLE:
+        assert orjson.loads(stream.getvalue())["value"] == hostile
+
+
+def test_a_line_is_short_enough_for_a_container_runtime(log: Capture) -> None:
+    handler = logging.getLogger().handlers[0]
+    for told in (
+        {"msg": "m" * 50_000, "value": "v" * 50_000, "values": ["v" * 1000] * 1000},
+        {"msg": "x", **{f"field{number}": "v" * 1000 for number in range(100)}},
+    ):
+        handler.handle(logging.makeLogRecord({"name": "codesvc.test", **told}))
+    for text in log.text.splitlines():
+        assert len(text) <= 16_000
+        assert orjson.loads(text)["truncated"] is True
+    assert log.lines[0]["message"].startswith("mmm")
+    assert log.lines[0]["value"].startswith("vvv")
+
+
+class TestProbes:
+    """The access log's lines of what a cluster asks again and again."""
+
+    def lines(self, probes: int, *statuses: int, route: str = "/livez") -> list[int]:
+        stream = io.StringIO()
+        configure_logging("INFO", stream, probes=probes)
+        access = AccessLog()
+        for status in statuses:
+            access(method="GET", route=route, status=status, seconds=0, size=0, campaign_id=None)
+        return [line["status"] for line in Capture(stream).lines]
+
+    def test_one_in_so_many(self) -> None:
+        assert self.lines(3, *[200] * 7) == [200] * 3
+        assert self.lines(1, *[200] * 7) == [200] * 7
+        assert self.lines(0, *[200] * 7) == []
+
+    def test_those_that_fail_and_the_first_that_does_not(self) -> None:
+        assert self.lines(0, 200, 503, 503, 200, 200, 503, 200) == [503, 503, 200, 503, 200]
+
+    def test_each_route_has_its_turn(self) -> None:
+        stream = io.StringIO()
+        configure_logging("INFO", stream, probes=2)
+        access = AccessLog()
+        for _ in range(4):
+            for route in sorted(PROBES):
+                access(method="GET", route=route, status=200, seconds=0, size=0, campaign_id=None)
+        assert [line["route"] for line in Capture(stream).lines] == sorted(PROBES) * 2
+
+    def test_other_requests_are_all_there(self) -> None:
+        assert self.lines(0, 200, 404, 200, route="/v1/{campaignId}/reserve") == [200, 404, 200]
 
 
 async def test_lines_to_a_file_are_gathered_in_their_order(tmp_path: Path) -> None:
@@ -238,8 +326,12 @@ async def test_lines_to_a_file_are_gathered_in_their_order(tmp_path: Path) -> No
                 await asyncio.sleep(0.001)
 
 
-def test_lines_that_wait_are_written_as_the_process_ends(tmp_path: Path) -> None:
+def test_lines_that_wait_are_written_as_the_process_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "log"
+    # However slow the machine is, the loop ends before it would write.
+    monkeypatch.setattr(output, "_GATHER_SECONDS", 60)
 
     async def request() -> None:
         access(201)
@@ -271,7 +363,8 @@ async def test_other_handlers_see_requests_too(log: Capture) -> None:
     configure_logging("INFO", stream)
     correlation_id.set("c-1")
     access()
-    assert re.search(r"INFO    codesvc\.access: request .*route=/x .*campaignId=1", stream.getvalue())
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    assert re.search(r"INFO    codesvc\.access: request .*route=/x .*campaignId=1", plain)
     assert stream.getvalue().count("c-1") == 1
     assert log.text == ""
 
@@ -283,7 +376,41 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_lines_for_a_person() -> None:
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [
+        ({"TERM": "xterm-256color"}, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"TERM": "xterm", "NO_COLOR": ""}, True),
+        ({"TERM": "dumb"}, False),
+        ({}, False),
+    ],
+)
+def test_colour(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], coloured: bool) -> None:
+    for name in ("TERM", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stream = Terminal()
+    configure_logging("INFO", stream)
+    logger.warning("it failed")
+    assert ("\x1b[33mWARNING" in stream.getvalue()) is coloured
+    assert ("\x1b" in stream.getvalue()) is coloured
+
+
+def test_a_form_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, pipe = Terminal(), io.StringIO()
+    configure_logging("INFO", terminal, form=LogFormat.JSON)
+    logger.info("x")
+    assert orjson.loads(terminal.getvalue())["message"] == "x"
+    configure_logging("INFO", pipe, form=LogFormat.CONSOLE)
+    logger.info("x", extra={"one": "two words", "empty": ""})
+    assert re.fullmatch(r'[\d:]{8} INFO    codesvc\.test: x one="two words" empty=""\n', pipe.getvalue())
+
+
+def test_lines_for_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
     stream = Terminal()
     configure_logging("INFO", stream)
     correlation_id.set("c-1")
