@@ -67,8 +67,8 @@ class LineHandler(logging.Handler):
     def write(self, line: bytes) -> None:
         """Write a line, after those that wait."""
         self._output.put(line)
-        if not self._output.flush() and not self._flush_in(_RETRY_SECONDS):
-            # Nobody would come back to it before the next line.
+        if not self._output.flush() and not self._flush_in(_RETRY_SECONDS) and self._output.contended:
+            # Another process writes at this moment, and nobody here would come back to the line before the next.
             self._output.wait(_RETRY_SECONDS)
 
     def write_soon(self, line: bytes) -> None:
@@ -132,6 +132,7 @@ class _Output:
         self._lock = threading.RLock()
         self._lock_file = lock
         self._locked = False
+        self.contended = False
         try:
             stream.flush()
             self._fd = stream.fileno()
@@ -197,9 +198,11 @@ class _Output:
 
     def _get_lock(self) -> bool:
         if self._lock_file is not None and not self._locked and (self._waiting or self._rest):
+            self.contended = False
             try:
                 fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                self.contended = True
                 return False
             except OSError:
                 self._lock_file = None  # it was closed: lines may mix, but none is lost
