@@ -11,13 +11,13 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, ClassVar, Final, TextIO
 
 import orjson
 from opentelemetry import trace
 
 from codesvc.observability.lines import console_line, json_line, timestamp
-from codesvc.observability.output import LineHandler
+from codesvc.observability.output import Access, LineHandler
 from codesvc.settings import LogFormat
 
 if TYPE_CHECKING:
@@ -113,12 +113,12 @@ class AccessLog:
     """Writes a line for each request, at level INFO.
 
     Where lines are JSON, it goes past ``logging``: a record that nobody but our own handler sees costs
-    more than the line that is made of it.
+    more than the line that is made of it. Those of a few milliseconds are made together, when they are written: one
+    after the other, they take a third of the time that they would take in the middle of each request.
     """
 
     def __init__(self) -> None:
         self._logger = logging.getLogger("codesvc.access")
-        self._requests: dict[tuple[str, str, int], str] = {}
         self._failing: set[str] = set()
         self._probes: dict[str, int] = {}
 
@@ -131,7 +131,8 @@ class AccessLog:
             return
         handler = _State.handler
         if handler is not None and handler.json and handler in logger.root.handlers:
-            handler.write_soon(self._line(method, route, status, seconds, size, campaign_id))
+            told = (time.time(), correlation_id.get(), current_trace(), method, route, status, seconds, size)
+            handler.write_soon((*told, campaign_id))
             return
         fields = {"method": method, "route": route, "status": status, "durationMs": round(seconds * 1000, 3)}
         extra = {**fields, "bytes": size} | ({} if campaign_id is None else {"campaignId": campaign_id})
@@ -151,24 +152,6 @@ class AccessLog:
         self._probes[route] = count + 1
         return count % _State.probes != 0
 
-    def _line(
-        self, method: str, route: str, status: int, seconds: float, size: int, campaign_id: str | None
-    ) -> bytes:
-        # Nothing here needs escaping but what is known beforehand, so the line need not go through an encoder:
-        # correlation and campaign ids hold letters, digits and harmless signs only, or are not taken.
-        request = self._requests.get((method, route, status))
-        if request is None:
-            told = orjson.dumps({"method": method, "route": route, "status": status}).decode()
-            request = self._requests[method, route, status] = told[1:-1]
-        campaign = "" if campaign_id is None else f',"campaignId":"{campaign_id}"'
-        spans = current_trace()
-        traced = "" if spans is None else f',"traceId":"{spans[0]}","spanId":"{spans[1]}"'
-        return (
-            f'{{"timestamp":"{timestamp(time.time())}","level":"INFO","logger":"codesvc.access","message":"request",'
-            f'"correlationId":"{correlation_id.get()}",{request},"durationMs":{seconds * 1000:.3f},"bytes":{size}'
-            f"{campaign}{traced}{_State.told}}}\n"
-        ).encode()
-
 
 class _State:
     handler: LineHandler | None = None
@@ -177,12 +160,33 @@ class _State:
     """The same as a part of a JSON object, or nothing."""
     spans = False
     probes = 1
+    requests: ClassVar[dict[tuple[str, str, int], str]] = {}
+    """What a line says of a request, by method, route and status: few, and encoded once."""
+
+
+def _access_line(access: Access) -> bytes:
+    # Nothing here needs escaping but what is known beforehand, so the line need not go through an encoder: correlation
+    # and campaign ids hold letters, digits and harmless signs only, or are not taken.
+    created, correlation, spans, method, route, status, seconds, size, campaign_id = access
+    request = _State.requests.get((method, route, status))
+    if request is None:
+        told = orjson.dumps({"method": method, "route": route, "status": status}).decode()
+        request = _State.requests[method, route, status] = told[1:-1]
+    campaign = "" if campaign_id is None else f',"campaignId":"{campaign_id}"'
+    traced = "" if spans is None else f',"traceId":"{spans[0]}","spanId":"{spans[1]}"'
+    return (
+        f'{{"timestamp":"{timestamp(created)}","level":"INFO","logger":"codesvc.access","message":"request",'
+        f'"correlationId":"{correlation}",{request},"durationMs":{seconds * 1000:.3f},"bytes":{size}'
+        f"{campaign}{traced}{_State.told}}}\n"
+    ).encode()
 
 
 def _handler(stream: TextIO, form: LogFormat, lock: int | None) -> LineHandler:
     terminal = stream.isatty()
     if form is LogFormat.JSON or (form is LogFormat.AUTO and not terminal):
-        return LineHandler(stream, lambda record: json_line(record, _ids()), json=True, lock=lock)
+        return LineHandler(
+            stream, lambda record: json_line(record, _ids()), access_form=_access_line, lock=lock
+        )
     # NO_COLOR: no-color.org, where any value but an empty one counts.
     colour = (
         terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") not in {"", "dumb"}
@@ -191,7 +195,6 @@ def _handler(stream: TextIO, form: LogFormat, lock: int | None) -> LineHandler:
     return LineHandler(
         stream,
         lambda record: console_line(record, _ids(), colour=colour, encoding=encoding),
-        json=False,
         lock=lock,
     )
 

@@ -30,11 +30,15 @@ _WAITING_BYTES: Final = 4 << 20
 _FILE_BYTES: Final = 64 << 10
 
 
+Access = tuple[float, str | None, tuple[str, str] | None, str, str, int, float, int, str | None]
+"""When (seconds since the epoch), correlation id, trace and span, method, route, status, seconds, bytes, campaign."""
+
+
 class LineHandler(logging.Handler):
     """Writes each record as one line, or whatever ``form`` makes of it.
 
     Attributes:
-        json: whether ``form`` makes JSON, so that others may write lines of their own past it.
+        json: whether requests are written past ``logging``, by ``access_form``.
 
     """
 
@@ -43,13 +47,13 @@ class LineHandler(logging.Handler):
         stream: TextIO,
         form: Callable[[logging.LogRecord], bytes],
         *,
-        json: bool,
+        access_form: "Callable[[Access], bytes] | None" = None,
         lock: int | None = None,
     ) -> None:
         super().__init__()
-        self.json = json
+        self.json = access_form is not None
         self._form = form
-        self._output = _Output(stream, self._told, lock)
+        self._output = _Output(stream, self._told, access_form, lock)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -71,9 +75,9 @@ class LineHandler(logging.Handler):
             # Another process writes at this moment, and nobody here would come back to the line before the next.
             self._output.wait(_RETRY_SECONDS)
 
-    def write_soon(self, line: bytes) -> None:
-        """Write a line together with what else is written within a few milliseconds: one call for all."""
-        self._output.put(line)
+    def write_soon(self, access: Access) -> None:
+        """Write a request's line together with what else is written within a few milliseconds: one call for all."""
+        self._output.put_soon(access)
         if self._output.is_file:
             if self._loop is not None and self._loop.is_running():
                 return
@@ -120,9 +124,17 @@ class _Output:
     for one write is whole all the same; nobody waits for it, as nobody waits for the reader.
     """
 
-    def __init__(self, stream: TextIO, told: Callable[[int], bytes], lock: int | None) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        told: Callable[[int], bytes],
+        access_form: "Callable[[Access], bytes] | None",
+        lock: int | None,
+    ) -> None:
         self._stream = stream
         self._told = told
+        self._access_form = access_form
+        self._soon: deque[Access] = deque()
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._rest = b""
@@ -148,11 +160,25 @@ class _Output:
     def put(self, line: bytes) -> None:
         """Take a line, unless too many wait."""
         with self._lock:
-            if self._size + len(line) > _WAITING_BYTES:
-                self._dropped += 1
-                return
-            self._waiting.append(line)
-            self._size += len(line)
+            self._make_lines()
+            self._take(line)
+
+    def put_soon(self, access: Access) -> None:
+        """Take a request, whose line is made when it is written."""
+        self._soon.append(access)
+
+    def _make_lines(self) -> None:
+        # NOTE: popped one by one, so that two threads never take the same, nor lose one.
+        with suppress(IndexError):
+            while self._access_form is not None:
+                self._take(self._access_form(self._soon.popleft()))
+
+    def _take(self, line: bytes) -> None:
+        if self._size + len(line) > _WAITING_BYTES:
+            self._dropped += 1
+            return
+        self._waiting.append(line)
+        self._size += len(line)
 
     def flush(self) -> bool:
         """Write what is taken without waiting; tell whether that was everything."""
@@ -182,12 +208,14 @@ class _Output:
     def forget(self) -> None:
         """Leave what waits to the process that this one is a fork of."""
         self._lock = threading.RLock()
+        self._soon.clear()
         self._waiting.clear()
         self._size = self._dropped = 0
         self._rest = b""
         self._flushing = self._begun = self._locked = False
 
     def _write(self, patience: int) -> bool:
+        self._make_lines()
         if not self._get_lock():
             return False
         try:
