@@ -7,7 +7,7 @@ contender.
 
 from benchmarks.bench import Bench
 from benchmarks.report import Report
-from benchmarks.suites import counting, reserving, scarcity
+from benchmarks.suites import counting, reserving, scarcity, workers
 from benchmarks.suites.sizes import FULL, QUICK
 
 
@@ -19,11 +19,13 @@ def run(bench: Bench, report: Report, rounds: int) -> None:
     reserving.run(bench, report, sizes, rounds)
     scarcity.run(bench, report, sizes)
     counting.run(bench, report, sizes, min(rounds, 2))
+    workers.run(bench, report, sizes, rounds)
     report.measured.append(
         f"Inventory: reserve, count, assign and release through HTTP on a stock of {sizes.codes:,} codes, against a "
         "bare aiohttp service that does each in the textbook's way (find, update_many, find again; count_documents for "
         "each status; update_many with one $in); a nearly empty stock drained by "
-        f"{sizes.callers} callers; counts of a campaign that nobody writes to."
+        f"{sizes.callers} callers; counts of a campaign that nobody writes to; "
+        "and codesvc alone, with one worker and with two."
     )
     report.settings["The textbook's service"] = (
         "Motor, write concern majority with journal, as codesvc's default; the same indexes; no tokens, no checks, no "
