@@ -364,7 +364,7 @@ cdef class Extractor:
             raise MemoryError
         if count == 0:
             return b""
-        for i in range(_FAULTS):
+        for i in range(<size_t>_FAULTS):
             text = b"" if i == FC_FINE else self._reason(<fc_fault>i).encode()
             texts.append(text)
             reasons[i] = PyBytes_AS_STRING(text)
