@@ -6,7 +6,8 @@
      writers: [{id: "<process>", at: Date, lends: ["tm"]}],
      lending: ObjectId,                    a new one whenever a process begins to lend without a transaction
      scarce: ["tm"],                       types of which nobody may lend without one
-     counts: {tm: {...}}}                  see codesvc/datastore/counting.py
+     counts: {tm: {...}},                  see codesvc/datastore/counting.py
+     stock: {tm: {...}, at: Date}}         what was last sampled for the metrics, see codesvc/datastore/stock.py
 
 A process is in ``writers`` before its first write reaches the collection of codes, and leaves when its last one has
 long been answered (codesvc/datastore/motion.py). Counts are kept only while there are no writers, and beginning to
