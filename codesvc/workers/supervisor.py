@@ -127,7 +127,8 @@ class Supervisor:
         while not self._ending.is_set():
             worker = await self._serve(number)
             if self._ending.is_set():
-                if worker.code != EXIT_OK:
+                # One that never served had nothing to drain.
+                if worker.ready and worker.code != EXIT_OK:
                     self._code = self._code or EXIT_FAILURE
                 return
             lived = asyncio.get_running_loop().time() - worker.started
@@ -184,8 +185,7 @@ class Supervisor:
         """Look for workers that say nothing any more.
 
         Ticks are counted, not seconds: while the machine sleeps, or this process is stopped, nobody grows silent.
-        Nor does a worker that somebody has stopped. Where nobody reads the log, so that workers wait to write to it,
-        this process comes to wait as well with its first warning, and kills nobody for it.
+        Nor does a worker that somebody has stopped.
         """
         patience = self._patience
         while True:
