@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from .harness import Document, Service, csv_of, in_parallel, make_codes, run_command
+from .harness import Document, Service, csv_of, eventually, in_parallel, make_codes, run_command
 from .otlp import CALLER, Receiver, attributes, receiving_grpc, receiving_http
 from .world import World
 
@@ -134,6 +134,27 @@ def test_an_upload_from_its_request_to_the_drivers(traced: tuple[World, Receiver
 
     for line in world.service.log_lines_of(correlation):
         assert line["traceId"] == trace_id
+
+
+def test_an_upload_that_goes_on_after_its_reply(traced: tuple[World, Receiver], campaign: str) -> None:
+    world, receiver = traced
+    key = world.put(campaign, csv_of(make_codes(60)))
+    trace_id, correlation, headers = caller()
+    reply = world.service.post(
+        f"/v1/{campaign}/codes", {"fileKey": key}, headers=headers | {"Prefer": "respond-async"}
+    )
+    assert reply.status == 202
+    eventually(lambda: any(span.name == "upload" for span in receiver.of(trace_id)), limit=10)
+    trace = receiver.trace(trace_id)
+    upload = trace.one("upload")
+    assert upload.parent_span_id == trace.one("POST /v1/{campaignId}/codes").span_id
+    assert attributes(upload)["codesvc.upload.inserted"] == 60
+    assert (
+        len(trace.named("upload.batch"))
+        == len([s for s in trace.below(upload) if s.name == "upload.batch"])
+        > 0
+    )
+    assert {attributes(span)["codesvc.correlation_id"] for span in trace.spans} == {correlation}
 
 
 def test_what_the_collector_is_told_of_the_sender(traced: tuple[World, Receiver], campaign: str) -> None:

@@ -22,6 +22,10 @@ OF_REQUESTS = {"method", "route", "status", "durationMs", "bytes", "campaignId"}
 OF_OUTPUT = {"lines", "reason"}
 
 
+# Made before the call that they are handed to.
+DICTIONARIES = {("fields", "codesvc"), ("fields", "workers"), ("told", "ingest")}
+
+
 def documented() -> set[str]:
     """Read the first column of the table."""
     section = (ROOT / "docs/operations.md").read_text().partition("\n## Logs\n")[2].partition("\n## ")[0]
@@ -30,7 +34,7 @@ def documented() -> set[str]:
 
 
 def written() -> set[str]:
-    """Read the names of every ``extra={…}`` that a logger is given, and of what is called ``fields`` before."""
+    """Read the names of every ``extra={…}`` that a logger is given, and of what is made for one before."""
     names: set[str] = set()
     for path in (ROOT / "codesvc").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -45,8 +49,7 @@ def written() -> set[str]:
             elif (
                 isinstance(node, ast.Assign)
                 and isinstance(node.targets[0], ast.Name)
-                and node.targets[0].id == "fields"
-                and path.parent.name in {"codesvc", "workers"}
+                and (node.targets[0].id, path.parent.name) in DICTIONARIES
             ):
                 names |= names_of(node.value)
     return names
