@@ -208,6 +208,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             clock=utc_now,
         )
         telemetry.watch_queue(lambda: jobs.waiting)
+        telemetry.watch_queue(lambda: jobs.waiting)
         stack.push_async_callback(jobs.close)
         yield Service(
             settings=settings,

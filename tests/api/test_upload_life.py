@@ -178,6 +178,7 @@ def test_one_waits_and_one_more_is_too_many(owner: World, peer: Service, campaig
     second = accepted(owner.service, key)
     assert look(peer, second)["state"] == look(owner.service, second)["state"] == "queued"
     assert look(peer, second)["bytes"] == {"done": 0, "total": look(owner.service, second)["bytes"]["total"]}
+    assert "\nuploads_queued 1\n" in owner.service.get("/metrics", auth=None).body.decode()
     assert_problem(start(owner.service, key), 503, "tooManyUploads")
     assert_problem(owner.service.upload(key), 503, "tooManyUploads")
     assert peer.request("DELETE", second).json()["state"] == "cancelled"
