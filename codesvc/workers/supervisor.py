@@ -71,7 +71,7 @@ def supervise(settings: Settings, workers: int) -> int:
     logger.info("supervising", extra={**fields, "pid": os.getpid()})
     with asyncio.Runner() as runner:
         code = runner.run(Supervisor(sockets, page, workers, patience=patience).run())
-    logger.info("all workers have ended", extra={"code": code})
+    logger.info("all workers have ended", extra={"exitCode": code})
     return code
 
 
@@ -155,7 +155,7 @@ class Supervisor:
             self._page.withdraw(number)
             self._figures.bury(number)
         level = logging.INFO if self._ending.is_set() and worker.code == EXIT_OK else logging.WARNING
-        fields = {"worker": number, "pid": worker.pid, "code": worker.code, "served": worker.ready}
+        fields = {"worker": number, "pid": worker.pid, "exitCode": worker.code, "served": worker.ready}
         logger.log(level, "worker ended", extra=fields)
         return worker
 

@@ -54,7 +54,11 @@ def pair(
 ) -> Iterator[World]:
     """A service of two workers, both of which serve; whose reads from S3 can be held up."""
     database = new_database("workers")
-    settings = fragile_settings | {"CODESVC_MONGO_DATABASE": database, "CODESVC_WORKERS": "2"}
+    settings = fragile_settings | {
+        "CODESVC_MONGO_DATABASE": database,
+        "CODESVC_WORKERS": "2",
+        "CODESVC_LOG_PROBES": "1",
+    }
     service = Service(logs / f"workers-{uuid.uuid4().hex}.log", **settings)
     try:
         service.start()
@@ -235,7 +239,7 @@ def test_one_is_killed_under_load(
     assert_nothing_fell(seen)
     assert total(service, "codesvc_worker_restarts_total") == 1
     assert total(service, "codesvc_workers") == 2
-    assert [line["code"] for line in service.log_lines() if line["message"] == "worker ended"] == [
+    assert [line["exitCode"] for line in service.log_lines() if line["message"] == "worker ended"] == [
         -signal.SIGKILL
     ]
 
