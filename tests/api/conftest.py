@@ -29,6 +29,8 @@ def api_settings(mongo_uri: str, s3_endpoint: str, api_bucket: str) -> dict[str,
         "CODESVC_S3_BUCKET": api_bucket,
         "CODESVC_S3_ENDPOINT_URL": s3_endpoint,
         "CODESVC_JWT_SECRET": SECRET,
+        # Every reply has a line, to be found by its correlation ID; by default, probes that succeed have none.
+        "CODESVC_LOG_PROBES": "1",
     }
 
 

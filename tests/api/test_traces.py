@@ -244,6 +244,7 @@ def test_a_share_of_all_traces_sent_as_the_process_ends(launch: Launch) -> None:
             OTEL_TRACES_SAMPLER="traceidratio",
             OTEL_TRACES_SAMPLER_ARG="0.5",
             OTEL_BSP_SCHEDULE_DELAY="60000",
+            CODESVC_LOG_PROBES="0",
         )
         low, high = f"{1:032x}", "f" * 32
         for trace in (low, high):
@@ -252,6 +253,10 @@ def test_a_share_of_all_traces_sent_as_the_process_ends(launch: Launch) -> None:
             world.service.get("/v1/c/codes/count?type=tm")
         assert not receiver.requests
         world.service.stop()
+        requests = [line for line in world.service.log_lines() if line["logger"] == "codesvc.access"]
+        # Those of the probe that waited for the service, until it was ready, do not tell more than once that it is.
+        assert sum(line["route"] == "/readyz" and line["status"] == 200 for line in requests) <= 1
+        assert sum(line["route"] == "/v1/{campaignId}/codes/count" for line in requests) == 66
     assert receiver.of(low)
     assert not receiver.of(high)
     # Each of the 64 by a throw of a coin; more than 2**50 runs would be needed to see none or all of them.

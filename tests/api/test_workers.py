@@ -54,11 +54,7 @@ def pair(
 ) -> Iterator[World]:
     """A service of two workers, both of which serve; whose reads from S3 can be held up."""
     database = new_database("workers")
-    settings = fragile_settings | {
-        "CODESVC_MONGO_DATABASE": database,
-        "CODESVC_WORKERS": "2",
-        "CODESVC_LOG_PROBES": "1",
-    }
+    settings = fragile_settings | {"CODESVC_MONGO_DATABASE": database, "CODESVC_WORKERS": "2"}
     service = Service(logs / f"workers-{uuid.uuid4().hex}.log", **settings)
     try:
         service.start()
