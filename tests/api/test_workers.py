@@ -332,7 +332,12 @@ def test_what_is_wrong_is_said_in_one_line(
 def test_lines_of_the_log_are_whole_in_a_pipe(api_settings: dict[str, str | None]) -> None:
     """Which mixes what several write into it, as soon as it is full: it is read slowly here."""
     port = free_port()
-    settings = {**api_settings, "CODESVC_HOST": "127.0.0.1", "CODESVC_PORT": str(port)}
+    settings = {
+        **api_settings,
+        "CODESVC_HOST": "127.0.0.1",
+        "CODESVC_PORT": str(port),
+        "CODESVC_LOG_PROBES": "1",
+    }
     command = [sys.executable, "-m", "codesvc", "serve", "--workers=2"]
     with subprocess.Popen(
         command, cwd=ROOT, env=base_environment(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
