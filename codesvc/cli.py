@@ -140,7 +140,7 @@ def _serve(options: argparse.Namespace) -> int:
         from codesvc.workers.member import Inheritance, Member  # noqa: PLC0415
 
         member = Member(Inheritance.parse(options.worker))
-        from codesvc.app import serve  # noqa: PLC0415
+        from codesvc.serving import serve  # noqa: PLC0415
 
         return serve(settings, member)
     from codesvc.workers.cores import available_cores  # noqa: PLC0415
@@ -150,7 +150,7 @@ def _serve(options: argparse.Namespace) -> int:
         from codesvc.workers.supervisor import supervise  # noqa: PLC0415
 
         return supervise(settings, workers)
-    from codesvc.app import serve  # noqa: PLC0415 - a malformed setting is told before the libraries load
+    from codesvc.serving import serve  # noqa: PLC0415 - a malformed setting is told before the libraries load
 
     return serve(settings)
 
@@ -203,9 +203,11 @@ async def _upload(
     settings: "Settings", options: argparse.Namespace, on_progress: Callable[[Progress], None]
 ) -> UploadReport:
     from codesvc.app import open_service  # noqa: PLC0415
+    from codesvc.loading import ingest  # noqa: PLC0415
 
     async with open_service(settings) as service:
-        return await service.ingest(
+        return await ingest(
+            service,
             options.source,
             campaign_id=options.campaign,
             code_type=None if options.type is None else CodeType(options.type),
@@ -229,7 +231,7 @@ def _token(options: argparse.Namespace) -> int:
     from codesvc.settings import load_settings  # noqa: PLC0415
 
     settings = load_settings()
-    from codesvc.app import mint_configured_token  # noqa: PLC0415
+    from codesvc.serving import mint_configured_token  # noqa: PLC0415
 
     _print(mint_configured_token(settings, ttl=options.ttl, supreme=not options.no_supreme))
     return EXIT_OK

@@ -116,7 +116,7 @@ class _Minted:
     def __init__(self) -> None:
         if not os.environ.get("CODESVC_JWT_SECRET"):
             raise SettingsError("CODESVC_TOKEN: is not set, nor is CODESVC_JWT_SECRET")
-        from codesvc.app import mint_configured_token  # noqa: PLC0415 - slow to load, and seldom needed
+        from codesvc.serving import mint_configured_token  # noqa: PLC0415 - slow to load, and seldom needed
         from codesvc.settings import load_settings  # noqa: PLC0415
 
         self._mint = partial(mint_configured_token, load_settings(), ttl=_TOKEN_SECONDS)

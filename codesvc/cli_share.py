@@ -10,10 +10,12 @@ from typing import Final, Self
 
 from rich.console import Console
 
-from codesvc.app import Drain, open_service
+from codesvc.app import open_service
 from codesvc.cli_output import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, complain, print_line
+from codesvc.drain import Drain
 from codesvc.errors import CodesvcError, SettingsError, SourceNotFoundError
 from codesvc.ingest.shares import FileFailure, LoadReport, Share
+from codesvc.loading import ingest_share
 from codesvc.models import CodeType, SourceFile, UploadReport
 from codesvc.progress import UploadProgress
 from codesvc.settings import load_settings
@@ -50,7 +52,8 @@ async def ingest(options: argparse.Namespace) -> int:
         async with open_service(settings) as service:
             hurrying = asyncio.create_task(_when_signalled(drain, service.uploads.drain))
             try:
-                report = await service.ingest_share(
+                report = await ingest_share(
+                    service,
                     options.source + slash,
                     share=share,
                     told=told,
