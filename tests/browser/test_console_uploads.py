@@ -1,6 +1,7 @@
 """The console's uploads: begun, followed while they go on, cancelled, refused."""
 
 import random
+from pathlib import Path
 
 import pytest
 from api.harness import csv_of, eventually, make_codes
@@ -11,6 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 from .visit import Visit
 
 CODES = 200_000
+INVALID = 100_000
 
 
 @pytest.fixture
@@ -59,12 +61,15 @@ def test_progress_is_seen_to_the_end(
     eventually(lambda: 0 < int(bar.get_attribute("aria-valuenow") or "0") < 100, limit=20)
     expect(item.locator("[data-fact=Read]")).to_contain_text(" MB of ")
     expect(item.locator("[data-fact='Invalid rows']")).to_have_text("3")
+    # Not before all of them are known.
+    expect(item.get_by_role("button", name="Download all invalid rows")).to_be_hidden()
     halfway.resume()
     expect(item.locator(".badge")).to_have_text("succeeded", timeout=40_000)
     expect(bar).to_be_hidden()
     assert fact(item, "Codes") == CODES
     assert fact(item, "New") == CODES - 1
     assert fact(item, "Known before") == 1
+    expect(item.get_by_role("button", name="Download all invalid rows")).to_be_visible()
     item.get_by_text("3 invalid rows").click()
     rows = item.get_by_role("row")
     expect(rows).to_have_count(4)
@@ -73,6 +78,35 @@ def test_progress_is_seen_to_the_end(
     )
     counts = world.service.count(campaign, "external")
     expect(page.locator("[data-figure=external-available]")).to_have_text(f"{counts['available']:,}")
+
+
+def test_every_invalid_row_is_downloaded(visit: Visit, world: World, campaign: str, tmp_path: Path) -> None:
+    visit.statuses = {404}
+    file_key = world.put(campaign, b"x\x01\n" * INVALID + b"A\n", name="2026/bad rows.csv")
+    world.service.upload(file_key)
+    page = visit.sign_in(campaign)
+    item = page.get_by_role("listitem").filter(has_text="bad rows.csv")
+    expect(item.locator("[data-fact='Invalid rows']")).to_have_text(f"{INVALID:,}")
+    # Of the two uploads that stocked the campaign, every row was taken.
+    expect(page.get_by_role("listitem")).to_have_count(3)
+    download = page.get_by_role("button", name="Download all invalid rows")
+    expect(download).to_have_count(1)
+    with page.expect_download() as saving:
+        download.click()
+    file = tmp_path / "rows.csv"
+    saving.value.save_as(file)
+    address = f"/v1/{campaign}/uploads/{item.get_attribute('data-upload')}/invalid"
+    lines = file.read_bytes().splitlines()
+    assert lines == world.service.get(address).body.splitlines()
+    assert len(lines) == 1 + INVALID
+    assert saving.value.suggested_filename == "2026-bad rows-invalid-rows.csv"
+    expect(item.get_by_role("alert")).to_be_empty()
+    world.database["uploads"].delete_one({"_id": item.get_attribute("data-upload")})
+    with page.expect_response(f"**{address}") as answered:
+        download.click()
+    expect(item.get_by_role("alert")).to_contain_text("The campaign has no such upload.")
+    expect(item.get_by_role("alert")).to_contain_text(answered.value.headers["x-correlation-id"])
+    expect(download).to_be_enabled()
 
 
 def test_cancel(visit: Visit, world: World, campaign: str, file: str, halfway: Proxy) -> None:

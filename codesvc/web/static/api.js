@@ -18,9 +18,10 @@ export class ProblemError extends Error {
 
 /** No answer: the network, the proxy in between, or the service is down. */
 export class NetworkError extends Error {
-  constructor(late) {
+  constructor(late, correlationId = null) {
     super(late ? "There was no answer in time." : "The connection failed.");
     this.title = "The service cannot be reached";
+    this.correlationId = correlationId;
     this.detail = `${this.message} What was sent may have been done all the same. Check the connection, then try again.`;
   }
 }
@@ -59,20 +60,41 @@ export class Api {
   }
 
   /**
+   * Return the whole body of a reply as a Blob, to be saved: by fetch(), since a link cannot carry the token.
+   *
+   * It may take as long as it likes, as long as something comes. A body that breaks off is an error, never half a file.
+   */
+  async file(path) {
+    const silence = new Silence(REPLY_MILLISECONDS);
+    let response;
+    try {
+      response = await this.#send("GET", path, { signal: silence.signal });
+      const parts = [];
+      for await (const part of pieces(response.body)) {
+        silence.broken();
+        parts.push(part);
+      }
+      return new Blob(parts, { type: response.headers.get("Content-Type") ?? "" });
+    } catch (error) {
+      throw asNetworkError(error, response?.headers.get("X-Correlation-ID"));
+    } finally {
+      silence.end();
+    }
+  }
+
+  /**
    * Yield the JSON of each server-sent event until the service ends the stream.
    *
    * By fetch(), since an EventSource cannot carry the token. A stream that says nothing for long is taken for dead.
    */
   async *events(path, signal) {
-    const watch = new AbortController();
-    const either = AbortSignal.any([signal, watch.signal]);
-    let timer = setTimeout(() => watch.abort(), SILENCE_MILLISECONDS);
+    const silence = new Silence(SILENCE_MILLISECONDS);
+    const either = AbortSignal.any([signal, silence.signal]);
     try {
       const response = await this.#send("GET", path, { headers: { Accept: "text/event-stream" }, signal: either });
       let rest = "";
-      for await (const text of pieces(response.body)) {
-        clearTimeout(timer);
-        timer = setTimeout(() => watch.abort(), SILENCE_MILLISECONDS);
+      for await (const text of pieces(response.body.pipeThrough(new TextDecoderStream()))) {
+        silence.broken();
         const blocks = (rest + text).replaceAll("\r\n", "\n").split("\n\n");
         rest = blocks.pop();
         for (const block of blocks) {
@@ -83,8 +105,7 @@ export class Api {
     } catch (error) {
       if (!signal.aborted) throw asNetworkError(error);
     } finally {
-      clearTimeout(timer);
-      watch.abort();
+      silence.end();
     }
   }
 
@@ -107,9 +128,36 @@ export class Api {
   }
 }
 
-/** Yield a body's text as it comes. */
-async function* pieces(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+/** Aborts what goes on too long without a word. */
+class Silence {
+  #limit;
+  #watch = new AbortController();
+  #timer;
+
+  constructor(milliseconds) {
+    this.#limit = milliseconds;
+    this.broken();
+  }
+
+  get signal() {
+    return this.#watch.signal;
+  }
+
+  broken() {
+    clearTimeout(this.#timer);
+    const late = new DOMException("Nothing has come for long.", "TimeoutError");
+    this.#timer = setTimeout(() => this.#watch.abort(late), this.#limit);
+  }
+
+  end() {
+    clearTimeout(this.#timer);
+    this.#watch.abort();
+  }
+}
+
+/** Yield what a stream holds as it comes. */
+async function* pieces(stream) {
+  const reader = stream.getReader();
   try {
     for (;;) {
       const { done, value } = await reader.read();
@@ -121,7 +169,7 @@ async function* pieces(body) {
   }
 }
 
-function asNetworkError(error) {
+function asNetworkError(error, correlationId) {
   if (error instanceof ProblemError || error instanceof NetworkError) return error;
-  return new NetworkError(error.name === "TimeoutError");
+  return new NetworkError(error.name === "TimeoutError", correlationId);
 }

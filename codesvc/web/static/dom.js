@@ -72,17 +72,31 @@ export function tellError(place, error) {
   if (detail && detail !== error.title) lines.push(element("p", {}, detail));
   if (error.retryAfter) lines.push(element("p", {}, `Try again in ${duration(error.retryAfter)}.`));
   if (error.correlationId) {
-    const id = error.correlationId;
-    lines.push(element("p", { class: "hint" }, `Error ${error.code}, correlation ID `, element("code", {}, id)));
+    // What never came whole has no error of the API's to name.
+    const before = error.code ? `Error ${error.code}, correlation ID ` : "Correlation ID ";
+    lines.push(element("p", { class: "hint" }, before, element("code", {}, error.correlationId)));
   }
   tell(place, "bad", ...lines);
 }
 
 /**
- * Run an action whenever a form is sent, one at a time; what it throws is told at the form's place for it.
+ * Run an action; what it throws is told at a place.
  *
  * The button stays focusable while it is busy: a keyboard would lose its place otherwise.
  */
+export async function attempt(sender, place, action) {
+  sender?.setAttribute("aria-disabled", "true");
+  tell(place);
+  try {
+    await action();
+  } catch (error) {
+    tellError(place, error);
+  } finally {
+    sender?.removeAttribute("aria-disabled");
+  }
+}
+
+/** Run an action whenever a form is sent, one at a time; what it throws is told at the form's place for it. */
 export function onSubmit(form, place, action) {
   let busy = false;
   form.addEventListener("submit", async (event) => {
@@ -90,16 +104,8 @@ export function onSubmit(form, place, action) {
     if (busy) return;
     const sender = event.submitter ?? form.querySelector("button[type=submit]");
     busy = true;
-    sender?.setAttribute("aria-disabled", "true");
-    tell(place);
-    try {
-      await action(sender);
-    } catch (error) {
-      tellError(place, error);
-    } finally {
-      busy = false;
-      sender?.removeAttribute("aria-disabled");
-    }
+    await attempt(sender, place, () => action(sender));
+    busy = false;
   });
 }
 

@@ -21,8 +21,8 @@ export class UploadView {
   #invalid = new InvalidRows();
   #upload;
 
-  /** ``cancel`` is called with the view; what goes wrong is told at its ``told``. */
-  constructor(upload, { cancel }) {
+  /** ``cancel`` and ``download`` are called with the view; what goes wrong is told at its ``told``. */
+  constructor(upload, { cancel, download }) {
     const name = fileName(upload);
     const title = `upload-${upload.uploadId}`;
     this.told = element("div", { role: "alert" });
@@ -35,10 +35,14 @@ export class UploadView {
       "div", {}, this.#meter, element("p", { class: "under-meter" }, this.#read, this.#pace));
     this.cancel = button(
       "Cancel", () => cancel(this), { class: "small", "aria-label": `Cancel the upload ${name}`, "data-action": "cancel" });
+    this.download = button(
+      "Download all invalid rows", () => download(this),
+      { class: "small", "aria-label": `Download all invalid rows of ${name}`, "data-action": "invalid" });
+    this.actions = element("div", { class: "row" }, this.download, this.cancel);
     this.node = element(
       "li", { class: "panel stack upload", tabindex: "-1", "data-upload": upload.uploadId },
       element("div", { class: "upload-head" }, element("h4", { id: title }, name), this.#badge, this.#about),
-      this.#progress, this.#list, this.#error, this.#invalid.node, this.cancel, this.told,
+      this.#progress, this.#list, this.#error, this.#invalid.node, this.actions, this.told,
     );
     this.update(upload);
   }
@@ -71,6 +75,9 @@ export class UploadView {
     // A button that goes away must not take the focus with it.
     if (!active && document.activeElement === this.cancel) this.node.focus();
     this.cancel.hidden = !active;
+    // Only when it has ended are all of them stored.
+    this.download.hidden = active || !upload.invalid?.count;
+    this.actions.hidden = this.cancel.hidden && this.download.hidden;
   }
 
   #fact(name, value) {
@@ -84,7 +91,7 @@ export class UploadView {
   }
 }
 
-/** The first invalid rows: the API keeps a hundred of them. */
+/** The first invalid rows: the API shows a hundred of them here, and all of them as CSV. */
 class InvalidRows {
   #rows = element("tbody");
   #summary = element("summary");

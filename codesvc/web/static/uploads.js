@@ -2,7 +2,7 @@
 
 import { Api, NetworkError } from "./api.js";
 import { confirmed } from "./confirm.js";
-import { byId, onSubmit, plural, tell, tellError } from "./dom.js";
+import { attempt, byId, onSubmit, plural, save, tell, tellError } from "./dom.js";
 import { UploadView, fileName, isActive } from "./upload.js";
 
 // A browser opens six connections to a host (HTTP/1.1): streams must leave some of them to calls.
@@ -109,7 +109,10 @@ export class Uploads {
   #show(upload, { first = false } = {}) {
     let view = this.#views.get(upload.uploadId);
     if (!view) {
-      view = new UploadView(upload, { cancel: (each) => this.#cancel(each) });
+      view = new UploadView(upload, {
+        cancel: (each) => this.#cancel(each),
+        download: (each) => this.#download(each),
+      });
       this.#views.set(upload.uploadId, view);
       if (first) byId("uploads").prepend(view.node);
       else byId("uploads").append(view.node);
@@ -192,6 +195,13 @@ export class Uploads {
       tellError(view.told, error);
     }
   }
+
+  async #download(view) {
+    if (view.download.hasAttribute("aria-disabled")) return;
+    const { upload, told } = view;
+    const path = Api.path(this.#campaign, "uploads", upload.uploadId, "invalid");
+    await attempt(view.download, told, async () => save(invalidName(upload), await this.#api.file(path)));
+  }
 }
 
 const ENDS = { succeeded: "succeeded", failed: "failed", cancelled: "been cancelled" };
@@ -201,6 +211,9 @@ const cancelQuestion = (upload) => ({
   text: `${fileName(upload)}: the codes that are stored by then stay. Sending the upload again later is safe.`,
   yes: "Cancel the upload",
 });
+
+/** Name the list of a file's invalid rows after that file. */
+const invalidName = (upload) => `${fileName(upload).replace(/\.csv$/i, "").replaceAll("/", "-")}-invalid-rows.csv`;
 
 function announce(text) {
   byId("announcements").textContent = text;
