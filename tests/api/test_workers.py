@@ -339,8 +339,14 @@ def test_lines_of_the_log_are_whole_in_a_pipe(api_settings: dict[str, str | None
         "CODESVC_LOG_PROBES": "1",
     }
     command = [sys.executable, "-m", "codesvc", "serve", "--workers=2"]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=base_environment(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    with _ended(
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=base_environment(settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
     ) as process:
         assert process.stdout is not None
         output = process.stdout.fileno()
@@ -366,3 +372,14 @@ def test_lines_of_the_log_are_whole_in_a_pipe(api_settings: dict[str, str | None
     requests = Counter(line["worker"] for line in lines if line["message"] == "request")
     assert set(requests) == {1, 2}
     assert sum(requests.values()) > 1000
+
+
+@contextlib.contextmanager
+def _ended(process: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[bytes]"]:
+    """Wait for the end of a process, which a test that fails would wait for in vain."""
+    with process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
