@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from .visit import Visit
 
-CODES = 200_000
+CODES = 120_000
 INVALID = 100_000
 
 

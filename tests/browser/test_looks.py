@@ -5,6 +5,7 @@ The screenshots of a run are in build/screenshots.
 
 import re
 from collections.abc import Callable
+from typing import Final
 
 import pytest
 from api.harness import csv_of, make_codes
@@ -14,7 +15,8 @@ from playwright.sync_api import Browser, Page, expect
 from .looks import check_access, check_looks
 from .visit import MOST_TABS, Visit
 
-WINDOWS = [(360, "light"), (360, "dark"), (1440, "light"), (1440, "dark")]
+WIDTHS = [360, 1440]
+SCHEMES: Final = ("light", "dark")
 
 
 def fill(page: Page) -> None:
@@ -40,35 +42,40 @@ def put_uploads(world: World, campaign: str) -> None:
     world.service.upload(world.put(campaign, bad, name="strict.csv"), strict=True)
 
 
+def check_both(visit: Visit, name: str) -> None:
+    """Check the looks of a page as it stands by day and by night."""
+    for scheme in SCHEMES:
+        visit.dress(scheme)
+        check_looks(visit, name)
+
+
 def check_all(visit: Visit) -> None:
     check_looks(visit)
     check_access(visit)
     visit.check()
 
 
-@pytest.mark.parametrize(("width", "scheme"), WINDOWS)
-def test_console(
-    new_visit: Callable[..., Visit], world: World, campaign: str, width: int, scheme: str
-) -> None:
-    visit = new_visit(width=width, scheme=scheme)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_console(new_visit: Callable[..., Visit], world: World, campaign: str, width: int) -> None:
+    visit = new_visit(width=width)
     visit.statuses = {400}
     visit.open("/console")
-    check_looks(visit, "sign-in")
+    check_both(visit, "sign-in")
     check_access(visit)
     put_uploads(world, campaign)
     page = visit.sign_in(campaign)
     fill(page)
     page.get_by_text("2 invalid rows").click()
-    check_looks(visit, "console")
+    check_both(visit, "console")
     check_access(visit)
     page.get_by_role("button", name="Assign …", exact=True).click()
     expect(page.get_by_role("dialog")).to_be_visible()
-    check_looks(visit, "dialog")
+    check_both(visit, "dialog")
 
 
-@pytest.mark.parametrize(("width", "scheme"), WINDOWS)
-def test_docs(new_visit: Callable[..., Visit], campaign: str, width: int, scheme: str) -> None:
-    visit = new_visit(width=width, scheme=scheme)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_docs(new_visit: Callable[..., Visit], campaign: str, width: int) -> None:
+    visit = new_visit(width=width)
     page = visit.open("/docs")
     page.get_by_role("button", name="Use a development token").click()
     page.get_by_label("Campaign", exact=True).fill(campaign)
@@ -77,7 +84,7 @@ def test_docs(new_visit: Callable[..., Visit], campaign: str, width: int, scheme
     count = page.locator("details#op-count")
     count.get_by_role("button", name="Send", exact=True).click()
     expect(count.locator(".reply-head .badge")).to_have_text("200 OK")
-    check_looks(visit, "docs")
+    check_both(visit, "docs")
     check_access(visit)
 
 

@@ -60,6 +60,11 @@ class Visit:
         expect(page.get_by_role("heading", level=1)).to_have_text(f"Campaign {campaign}")
         return page
 
+    def dress(self, scheme: Literal["light", "dark"]) -> None:
+        """Prefer another colour scheme from now on, as a system does when the evening comes."""
+        self.scheme = scheme
+        self.page.emulate_media(color_scheme=scheme)
+
     def tab_to(self, target: Locator, *, key: str = "Tab") -> None:
         """Press Tab until the target has the focus, and see that it shows."""
         for _ in range(MOST_TABS):
