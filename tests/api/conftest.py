@@ -1,16 +1,17 @@
 """The services that the suite shares, one process for each configuration."""
 
+import contextlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
-from .harness import SECRET, Document, Service, new_campaign, running
+from .harness import SECRET, Document, Service, new_campaign
 from .proxy import Proxy
-from .world import World
+from .world import Hosting, World
 
 
 @pytest.fixture(scope="session")
@@ -64,18 +65,32 @@ def main_database(new_database: Callable[[str], str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def world(
-    mongo: MongoClient[Document],
-    s3: Any,
-    api_bucket: str,
-    api_settings: dict[str, str | None],
-    main_database: str,
-    logs: Path,
-) -> Iterator[World]:
+def hosting(mongo: MongoClient[Document], s3: Any, api_bucket: str, logs: Path) -> Hosting:
+    """Start a service with these settings on this database, and end it at the end of the block, whatever happens in it.
+
+    It is ready when the block begins, or only launched with ``ready=False``. A test may kill it, or end it itself.
+    """
+
+    @contextlib.contextmanager
+    def host(settings: Mapping[str, str | None], database: str, *, ready: bool = True) -> Iterator[World]:
+        log = logs / f"{database}-{uuid.uuid4().hex}.log"
+        service = Service(log, **{**settings, "CODESVC_MONGO_DATABASE": database})
+        service.launch()
+        try:
+            if ready:
+                service.wait_until_ready()
+            yield World(service, mongo[database], s3, api_bucket)
+        finally:
+            service.stop()
+
+    return host
+
+
+@pytest.fixture(scope="session")
+def world(hosting: Hosting, api_settings: dict[str, str | None], main_database: str) -> Iterator[World]:
     """The service with nothing set but what it cannot do without."""
-    settings = api_settings | {"CODESVC_MONGO_DATABASE": main_database}
-    with running(Service(logs / "main.log", **settings)) as service:
-        yield World(service, mongo[main_database], s3, api_bucket)
+    with hosting(api_settings, main_database) as world:
+        yield world
 
 
 @pytest.fixture(scope="session")
@@ -85,11 +100,12 @@ def service(world: World) -> Service:
 
 
 @pytest.fixture(scope="session")
-def second_service(api_settings: dict[str, str | None], main_database: str, logs: Path) -> Iterator[Service]:
+def second_service(
+    hosting: Hosting, api_settings: dict[str, str | None], main_database: str
+) -> Iterator[Service]:
     """Another process behind the database of ``world``."""
-    settings = api_settings | {"CODESVC_MONGO_DATABASE": main_database}
-    with running(Service(logs / "second.log", **settings)) as service:
-        yield service
+    with hosting(api_settings, main_database) as world:
+        yield world.service
 
 
 TINY = {
@@ -110,18 +126,11 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def tiny(
-    mongo: MongoClient[Document],
-    s3: Any,
-    api_bucket: str,
-    api_settings: dict[str, str | None],
-    logs: Path,
-    new_database: Callable[[str], str],
+    hosting: Hosting, api_settings: dict[str, str | None], new_database: Callable[[str], str]
 ) -> Iterator[World]:
     """A service whose every size is as small as can be, whose holds last 2 s, and with /dev/token."""
-    database = new_database("tiny")
-    settings = api_settings | TINY | {"CODESVC_MONGO_DATABASE": database}
-    with running(Service(logs / "tiny.log", **settings)) as service:
-        yield World(service, mongo[database], s3, api_bucket)
+    with hosting(api_settings | TINY, new_database("tiny")) as world:
+        yield world
 
 
 @pytest.fixture(scope="session")
@@ -161,18 +170,11 @@ def fragile_settings(
 
 @pytest.fixture(scope="session")
 def fragile_session(
-    mongo: MongoClient[Document],
-    s3: Any,
-    api_bucket: str,
-    fragile_settings: dict[str, str | None],
-    logs: Path,
-    new_database: Callable[[str], str],
+    hosting: Hosting, fragile_settings: dict[str, str | None], new_database: Callable[[str], str]
 ) -> Iterator[World]:
     """The one process behind ``fragile``."""
-    database = new_database("fragile")
-    settings = fragile_settings | {"CODESVC_MONGO_DATABASE": database}
-    with running(Service(logs / "fragile.log", **settings)) as service:
-        yield World(service, mongo[database], s3, api_bucket)
+    with hosting(fragile_settings, new_database("fragile")) as world:
+        yield world
 
 
 @pytest.fixture

@@ -5,18 +5,16 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aioprometheus.collectors import MetricsTypes
 from prometheus_client.parser import text_string_to_metric_families
-from pymongo import MongoClient
 
 from codesvc.observability.metrics import MergedGauge
 from codesvc.observability.telemetry import Telemetry
 
-from .harness import ROOT, Document, Service, csv_of, eventually, make_codes, new_campaign, running
-from .world import World
+from .harness import ROOT, Service, csv_of, eventually, make_codes, new_campaign
+from .world import Hosting, World
 
 DOCUMENT = ROOT / "docs" / "metrics.md"
 
@@ -61,18 +59,11 @@ def documented() -> dict[str, Documented]:
 
 @pytest.fixture(scope="module")
 def busy(
-    mongo: MongoClient[Document],
-    s3: Any,
-    api_bucket: str,
-    api_settings: dict[str, str | None],
-    logs: Path,
-    new_database: Callable[[str], str],
+    hosting: Hosting, api_settings: dict[str, str | None], new_database: Callable[[str], str]
 ) -> Iterator[World]:
     """A service that has done a bit of everything, and samples its stock all the time."""
-    database = new_database("metrics")
-    settings = api_settings | {"CODESVC_MONGO_DATABASE": database, "CODESVC_STOCK_INTERVAL": "0.2"}
-    with running(Service(logs / "metrics.log", **settings)) as service:
-        world = World(service, mongo[database], s3, api_bucket)
+    with hosting(api_settings | {"CODESVC_STOCK_INTERVAL": "0.2"}, new_database("metrics")) as world:
+        service = world.service
         campaign, codes = new_campaign(), make_codes(20)
         world.stock(campaign, codes)
         world.stock(campaign, make_codes(3), code_type="external")

@@ -5,17 +5,12 @@ import http.client
 import signal
 import socket
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from pymongo import MongoClient
 
 from .harness import (
-    Document,
-    Service,
     assert_counts,
     assert_problem,
     eventually,
@@ -23,7 +18,7 @@ from .harness import (
 )
 from .proxy import Proxy
 from .stalled import CODES, Upload
-from .world import World
+from .world import Hosting, World
 
 
 @pytest.fixture
@@ -34,42 +29,19 @@ def database(new_database: Callable[[str], str]) -> str:
 
 @pytest.fixture
 def short_lived(
-    mongo: MongoClient[Document],
-    database: str,
-    s3: object,
-    api_bucket: str,
-    fragile_settings: dict[str, str | None],
-    logs: Path,
-    s3_proxy: Proxy,
+    hosting: Hosting, fragile_settings: dict[str, str | None], database: str, s3_proxy: Proxy
 ) -> Iterator[World]:
     """A service of the test's own, whose reads from S3 can be held up."""
-    settings = fragile_settings | {"CODESVC_MONGO_DATABASE": database}
-    service = Service(logs / f"short-{uuid.uuid4().hex}.log", **settings)
-    try:
-        yield World(service.start(), mongo[database], s3, api_bucket)
-    finally:
+    with hosting(fragile_settings, database) as world:
+        yield world
         s3_proxy.resume()
-        service.stop()
 
 
 @pytest.fixture
-def fresh(
-    world: World,
-    mongo: MongoClient[Document],
-    database: str,
-    s3: object,
-    api_bucket: str,
-    api_settings: dict[str, str | None],
-    logs: Path,
-) -> Iterator[World]:
+def fresh(hosting: Hosting, api_settings: dict[str, str | None], database: str) -> Iterator[World]:
     """Another process behind the same database: what an orchestrator starts next."""
-    settings = api_settings | {"CODESVC_MONGO_DATABASE": database, "CODESVC_BATCH_SIZE": "700"}
-    service = Service(logs / f"fresh-{uuid.uuid4().hex}.log", **settings)
-    service.launch()
-    try:
-        yield World(service, mongo[database], s3, api_bucket)
-    finally:
-        service.stop()
+    with hosting(api_settings | {"CODESVC_BATCH_SIZE": "700"}, database, ready=False) as world:
+        yield world
 
 
 def assert_exact_second_try(fresh: World, upload: Upload) -> None:

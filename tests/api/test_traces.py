@@ -6,17 +6,14 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
-from .harness import Document, Service, csv_of, eventually, in_parallel, make_codes, run_command
+from .harness import csv_of, eventually, in_parallel, make_codes, run_command
 from .otlp import CALLER, Receiver, attributes, receiving_grpc, receiving_http
-from .world import World
+from .world import Hosting, World
 
 SERVER, CLIENT = 2, 3
 ERROR = 2
@@ -27,28 +24,16 @@ Launch = Callable[..., World]
 
 @pytest.fixture(scope="module")
 def launch(
-    mongo: MongoClient[Document],
-    s3: Any,
-    api_bucket: str,
-    api_settings: dict[str, str | None],
-    logs: Path,
-    new_database: Callable[[str], str],
+    hosting: Hosting, api_settings: dict[str, str | None], new_database: Callable[[str], str]
 ) -> Iterator[Launch]:
     """Starts services that send spans; those that a test has not stopped are stopped afterwards."""
-    started: list[Service] = []
+    with ExitStack() as stack:
 
-    def start(**settings: str) -> World:
-        database = new_database("traces")
-        chosen = (
-            api_settings | {"CODESVC_MONGO_DATABASE": database, "OTEL_BSP_SCHEDULE_DELAY": "50"} | settings
-        )
-        service = Service(logs / f"{database}.log", **chosen)
-        started.append(service)
-        return World(service.start(), mongo[database], s3, api_bucket)
+        def start(**settings: str) -> World:
+            chosen = api_settings | {"OTEL_BSP_SCHEDULE_DELAY": "50"} | settings
+            return stack.enter_context(hosting(chosen, new_database("traces")))
 
-    yield start
-    for service in started:
-        service.stop()
+        yield start
 
 
 @pytest.fixture(scope="module", params=["http/protobuf", "grpc"])

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pymongo import MongoClient
@@ -22,11 +21,10 @@ from .harness import (
     eventually,
     in_parallel,
     make_codes,
-    running,
     token,
 )
 from .proxy import Proxy
-from .world import World
+from .world import Hosting, World
 
 
 def timed(call: Callable[[], Reply]) -> tuple[Reply, float]:
@@ -49,20 +47,15 @@ def every_request(service: Service, campaign: str, key: str) -> list[Callable[[]
 
 @pytest.fixture
 def patient(
-    mongo: MongoClient[Document],
-    s3: Any,
-    api_bucket: str,
+    hosting: Hosting,
     fragile_settings: dict[str, str | None],
-    logs: Path,
     mongo_proxy: Proxy,
     new_database: Callable[[str], str],
 ) -> Iterator[World]:
     """A service that waits for MongoDB as long as it does unless told otherwise."""
-    database = new_database("patient")
-    settings = fragile_settings | {"CODESVC_MONGO_DATABASE": database, "CODESVC_MONGO_TIMEOUT": None}
     try:
-        with running(Service(logs / "patient.log", **settings)) as service:
-            yield World(service, mongo[database], s3, api_bucket)
+        with hosting(fragile_settings | {"CODESVC_MONGO_TIMEOUT": None}, new_database("patient")) as world:
+            yield world
     finally:
         mongo_proxy.resume()
 

@@ -4,19 +4,16 @@ import http.client
 import json
 import signal
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from pymongo import MongoClient
 
-from .harness import Document, Service, assert_counts, assert_problem, csv_of, eventually, make_codes, running
+from .harness import Document, Service, assert_counts, assert_problem, csv_of, eventually, make_codes
 from .proxy import Proxy
 from .test_upload_resources import accepted, ended, look, start
-from .world import World
+from .world import Hosting, World
 
 CODES = 20_000
 BOUNDS = {"CODESVC_MAX_UPLOADS": "1", "CODESVC_MAX_QUEUED_UPLOADS": "1"}
@@ -29,25 +26,17 @@ def database(new_database: Callable[[str], str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def peer(api_settings: dict[str, str | None], database: str, logs: Path) -> Iterator[Service]:
+def peer(hosting: Hosting, api_settings: dict[str, str | None], database: str) -> Iterator[Service]:
     """Another process, which runs none of the uploads."""
-    with running(Service(logs / "peer.log", **api_settings, CODESVC_MONGO_DATABASE=database)) as service:
-        yield service
+    with hosting(api_settings, database) as world:
+        yield world.service
 
 
 @pytest.fixture(scope="module")
-def lasting(
-    mongo: MongoClient[Document],
-    database: str,
-    s3: object,
-    api_bucket: str,
-    fragile_settings: dict[str, str | None],
-    logs: Path,
-) -> Iterator[World]:
+def lasting(hosting: Hosting, fragile_settings: dict[str, str | None], database: str) -> Iterator[World]:
     """A process whose reads from S3 can be held up, which runs one upload at a time, and lets one more wait."""
-    settings = fragile_settings | BOUNDS | {"CODESVC_MONGO_DATABASE": database}
-    with running(Service(logs / "owner.log", **settings)) as service:
-        yield World(service, mongo[database], s3, api_bucket)
+    with hosting(fragile_settings | BOUNDS, database) as world:
+        yield world
 
 
 @pytest.fixture
@@ -59,22 +48,12 @@ def owner(lasting: World, s3_proxy: Proxy) -> Iterator[World]:
 
 @pytest.fixture
 def mortal(
-    mongo: MongoClient[Document],
-    database: str,
-    s3: object,
-    api_bucket: str,
-    fragile_settings: dict[str, str | None],
-    logs: Path,
-    s3_proxy: Proxy,
+    hosting: Hosting, fragile_settings: dict[str, str | None], database: str, s3_proxy: Proxy
 ) -> Iterator[World]:
     """One that a test may kill."""
-    settings = fragile_settings | {"CODESVC_MONGO_DATABASE": database}
-    service = Service(logs / f"mortal-{uuid.uuid4().hex}.log", **settings)
-    try:
-        yield World(service.start(), mongo[database], s3, api_bucket)
-    finally:
+    with hosting(fragile_settings, database) as world:
+        yield world
         s3_proxy.resume()
-        service.stop()
 
 
 def stalled(world: World, s3_proxy: Proxy, campaign: str) -> str:

@@ -19,13 +19,11 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from pymongo import MongoClient
 
 from codesvc.local.process import free_port
 
 from .harness import (
     ROOT,
-    Document,
     Service,
     assert_counts,
     assert_problem,
@@ -36,7 +34,7 @@ from .harness import (
 )
 from .proxy import Proxy
 from .stalled import CODES, Upload
-from .world import World
+from .world import Hosting, World
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 COUNTERS = ("_total", "_count", "_bucket", "_sum")
@@ -44,25 +42,16 @@ COUNTERS = ("_total", "_count", "_bucket", "_sum")
 
 @pytest.fixture
 def pair(
-    mongo: MongoClient[Document],
+    hosting: Hosting,
     new_database: Callable[[str], str],
-    s3: object,
-    api_bucket: str,
     fragile_settings: dict[str, str | None],
-    logs: Path,
     s3_proxy: Proxy,
 ) -> Iterator[World]:
     """A service of two workers, both of which serve; whose reads from S3 can be held up."""
-    database = new_database("workers")
-    settings = fragile_settings | {"CODESVC_MONGO_DATABASE": database, "CODESVC_WORKERS": "2"}
-    service = Service(logs / f"workers-{uuid.uuid4().hex}.log", **settings)
-    try:
-        service.start()
-        eventually(lambda: len(workers(service)) == 2, limit=30)
-        yield World(service, mongo[database], s3, api_bucket)
-    finally:
+    with hosting(fragile_settings | {"CODESVC_WORKERS": "2"}, new_database("workers")) as world:
+        eventually(lambda: len(workers(world.service)) == 2, limit=30)
+        yield world
         s3_proxy.resume()
-        service.stop()
 
 
 def workers(service: Service) -> dict[int, int]:

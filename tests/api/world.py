@@ -1,9 +1,10 @@
 """One running service together with its database and its bucket, to arrange and to look from outside."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -50,3 +51,12 @@ class World:
     def insert(self, documents: Iterable[Document]) -> None:
         """Write documents past the service, in the shape that the contract gives them."""
         self.codes.insert_many(list(documents))
+
+
+class Hosting(Protocol):
+    """What the fixture ``hosting`` gives."""
+
+    def __call__(
+        self, settings: Mapping[str, str | None], database: str, *, ready: bool = True
+    ) -> AbstractContextManager[World]:
+        """Have a service with these settings on this database for the time of a block."""
