@@ -27,9 +27,11 @@ TOTAL_VARIABLE: Final = "JOB_COMPLETIONS"
 
 
 def names_many(source: str) -> bool:
-    """Tell whether a source is a directory, a prefix or a pattern, rather than one file."""
-    path = Path(source)
-    return path.is_dir() or (not path.is_file() and (source.endswith("/") or "*" in source))
+    """Tell whether a source is a directory, a prefix or a pattern, rather than one file.
+
+    A directory needs its slash, as a prefix does: who means one file must not load a folder.
+    """
+    return not Path(source).is_file() and (source.endswith("/") or "*" in source)
 
 
 async def ingest(options: argparse.Namespace) -> int:
@@ -44,8 +46,6 @@ async def ingest(options: argparse.Namespace) -> int:
     """
     settings = load_settings()
     share = _share(options.index, options.total)
-    # A directory may be named without its slash.
-    slash = "/" if "*" not in options.source and not options.source.endswith("/") else ""
     drain = Drain()
     drain.listen()
     with _Told(Console(stderr=True, highlight=False)) as told:
@@ -54,7 +54,7 @@ async def ingest(options: argparse.Namespace) -> int:
             try:
                 report = await ingest_share(
                     service,
-                    options.source + slash,
+                    options.source,
                     share=share,
                     told=told,
                     campaign_id=options.campaign,

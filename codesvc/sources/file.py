@@ -27,7 +27,11 @@ class FileSource:
         """
         try:
             file = await asyncio.to_thread(Path(name).open, "rb")
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        except IsADirectoryError:
+            raise SourceNotFoundError(
+                "This is a directory; all of its files are meant by a / at the end."
+            ) from None
+        except (FileNotFoundError, NotADirectoryError):
             raise SourceNotFoundError("There is no such file.") from None
         except OSError as error:
             raise StorageUnavailableError(f"The file cannot be read: {error.strerror}.") from error

@@ -15,6 +15,11 @@ from .world import World
 TEMPLATES = {
     "/v1/{campaignId}/codes",
     "/v1/{campaignId}/codes/count",
+    "/v1/{campaignId}/codes/{code}",
+    "/v1/{campaignId}/uploads",
+    "/v1/{campaignId}/uploads/{uploadId}",
+    "/v1/{campaignId}/uploads/{uploadId}/events",
+    "/v1/{campaignId}/uploads/{uploadId}/invalid",
     "/v1/{campaignId}/reserve",
     "/v1/{campaignId}/assign",
     "/v1/{campaignId}/release",

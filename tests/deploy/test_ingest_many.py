@@ -99,6 +99,9 @@ def test_a_directory(service: dict[str, str], tmp_path: Path, mongo: MongoClient
     exports = str(tmp_path / "exports")
     named = ("--campaign", "c", "--type", "tm", "--header")
     told = ingest(exports, *named, **service)
+    assert told.returncode == 1
+    assert "a / at the end" in told.stderr
+    told = ingest(f"{exports}/", *named, **service)
     assert told.returncode == 0, told.stderr
     assert told.stdout.splitlines()[-1] == "3 inserted, 0 updated, 0 invalid rows"
     stored = mongo[service["CODESVC_MONGO_DATABASE"]]["codes"].find()
