@@ -48,7 +48,10 @@ class Held:
             return False
         if self.release_sent is not None and self.release_sent < later.told:
             return True
-        return later.reserved - self.reserved >= ttl
+        # A request dates its hold by its arrival, and is served after that: by then another, younger request may have
+        # taken the code, which had just expired, and given it back.
+        served = later.reserved + timedelta(seconds=later.told - later.asked)
+        return served - self.reserved >= ttl
 
 
 @dataclass(slots=True)
