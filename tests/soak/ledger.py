@@ -48,10 +48,7 @@ class Held:
             return False
         if self.release_sent is not None and self.release_sent < later.told:
             return True
-        # A request dates its hold by its arrival, and is served after that: by then another, younger request may have
-        # taken the code, which had just expired, and given it back.
-        served = later.reserved + timedelta(seconds=later.told - later.asked)
-        return served - self.reserved >= ttl
+        return later.reserved - self.reserved >= ttl
 
 
 @dataclass(slots=True)

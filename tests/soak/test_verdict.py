@@ -76,13 +76,7 @@ def test_a_code_is_lent_after_it_was_sent_back_whether_or_not_anybody_heard() ->
 
 
 def test_a_code_is_lent_at_the_end_of_its_hold_and_no_sooner() -> None:
-    """By the instant at which a request can have been served at the latest: it came a second before that."""
-    second = timedelta(seconds=1)
-    for early, expected in (
-        (timedelta(0), {}),
-        (second, {}),
-        (second + timedelta(milliseconds=1), {Fault.LENT_TWICE: 1}),
-    ):
+    for early, expected in ((timedelta(0), {}), (timedelta(milliseconds=1), {Fault.LENT_TWICE: 1})):
         ledger = stocked()
         lend(ledger, "r", 1, reserved=DATE - TTL)
         lend(ledger, "s", 61, reserved=DATE - early)
