@@ -146,7 +146,10 @@ class CodeStore:
         with self._telemetry.datastore_operation("reserve"):
             found = await self._lending.reserve(request)
         self._telemetry.reserved(
-            code_type.value, requested=count, lent=len(found), expired=sum(one.held for one in found)
+            code_type.value,
+            requested=count,
+            lent=len(found),
+            expired=sum(one.ended is not None for one in found),
         )
         return [
             ReservedCode(code=one.code, type=code_type, reserve_id=reserve_id, saved=one.saved, reserved=now)

@@ -1,11 +1,12 @@
 """The statements that hold codes for orders, read back what is held, and give it back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from pymongo.errors import OperationFailure, WriteConcernError
 
-from codesvc.datastore.candidates import Candidate, Candidates
+from codesvc.datastore.candidates import Candidate, Candidates, EndedHold
 from codesvc.datastore.client import COLLECTION, AsyncSession, Mongo
 from codesvc.datastore.orders import Order, Request, Share
 from codesvc.models import CodeType
@@ -29,17 +30,12 @@ class Holds:
 
     async def hold(self, shares: Sequence[Share], session: AsyncSession | None = None) -> int:
         """Hold what is still available, each for its order; return how many codes are held by that."""
-        held = 0
-        statements: list[dict[str, Any]] = []
-        for share in shares:
-            for statement in self._statements(share.order.request, share.candidates):
-                statements.append(statement)
-                if len(statements) == _STATEMENTS_PER_COMMAND:
-                    held += await self._update(statements, session)
-                    statements = []
-        if statements:
-            held += await self._update(statements, session)
-        return held
+        statements = (
+            statement
+            for share in shares
+            for statement in self._statements(share.order.request, share.candidates)
+        )
+        return await self._run(statements, session)
 
     async def read_back(self, shares: Sequence[Share]) -> set[str]:
         """Tell which of the codes are held for one of the orders."""
@@ -51,11 +47,20 @@ class Holds:
         return found
 
     async def give_back(self, order: Order) -> None:
-        """Take the hold off all that is held for an order."""
+        """Take the hold off all that is held for an order: each code is as it was before.
+
+        An ended hold is put back, since a request that came earlier, and dates its hold by that, must not have the code
+        before the end of it.
+        """
+        by_hold: dict[EndedHold | None, list[Candidate]] = {}
+        for one in order.held:
+            by_hold.setdefault(one.ended, []).append(one)
         mine = {"reserveId": order.request.reserve_id, "date.assigned": None}
-        change = {"$unset": {"date.reserved": "", "reserveId": ""}}
-        for chosen in self._chosen(order.held):
-            await self._update([{"q": chosen | mine, "u": change, "multi": True}])
+        await self._run(
+            {"q": chosen | mine, "u": _put_back(ended), "multi": True}
+            for ended, candidates in by_hold.items()
+            for chosen in self._chosen(candidates)
+        )
         order.held = []
 
     def _statements(self, request: Request, candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
@@ -65,16 +70,24 @@ class Holds:
             "date.assigned": None,
             "date.reserved": {"$not": {"$gt": request.cut_off}},
         }
-        fresh = [one.code for one in candidates if not one.held]
+        fresh = [one.code for one in candidates if one.ended is None]
         for start in range(0, len(fresh), _CODES_PER_STATEMENT):
             # By the index that the change goes through in any case: so nothing is fetched of what others have taken.
             codes = {"_id.code": {"$in": fresh[start : start + _CODES_PER_STATEMENT]}}
             yield {"q": self._never_held | codes, "u": change, "multi": True}
-        for chosen in self._chosen([one for one in candidates if one.held]):
+        for chosen in self._chosen([one for one in candidates if one.ended is not None]):
             yield {"q": chosen | still, "u": change, "multi": True}
 
     def _chosen(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
         return chosen(self._campaign_id, [one.code for one in candidates])
+
+    async def _run(self, statements: Iterable[dict[str, Any]], session: AsyncSession | None = None) -> int:
+        """Run any number of update statements; return how many documents they changed."""
+        changed = 0
+        left = iter(statements)
+        while some := list(islice(left, _STATEMENTS_PER_COMMAND)):
+            changed += await self._update(some, session)
+        return changed
 
     async def _update(self, statements: Sequence[dict[str, Any]], session: AsyncSession | None = None) -> int:
         """Run update statements; return how many documents they changed."""
@@ -87,6 +100,14 @@ class Holds:
         if failed := reply.get("writeErrors"):
             raise OperationFailure("", failed[0].get("code"), failed[0])
         return int(reply["nModified"])
+
+
+def _put_back(ended: EndedHold | None) -> dict[str, Any]:
+    if ended is None:
+        return {"$unset": {"date.reserved": "", "reserveId": ""}}
+    if ended.reserve_id is None:
+        return {"$set": {"date.reserved": ended.reserved}, "$unset": {"reserveId": ""}}
+    return {"$set": {"date.reserved": ended.reserved, "reserveId": ended.reserve_id}}
 
 
 def chosen(campaign_id: str, codes: Sequence[str]) -> Iterator[dict[str, Any]]:

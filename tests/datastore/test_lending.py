@@ -1,12 +1,18 @@
 """How codes are lent: together, from what was read ahead, and by a transaction only where they run out."""
 
 import asyncio
+import contextvars
+import time
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from codesvc.datastore.campaigns import LENDING_EXPIRY_SECONDS
+from codesvc.datastore.candidates import Candidates
+from codesvc.datastore.holds import Holds
+from codesvc.datastore.orders import Order, Request, Share
 from codesvc.errors import DatabaseUnavailableError
 from codesvc.models import CodeType, Counts
 
@@ -165,6 +171,32 @@ async def test_what_is_held_for_a_caller_who_has_gone_is_given_back(rigs: Rigs, 
             break
     assert documents.count_documents(held) == 0
     assert len(await rig.reserve(10_000)) == 10_000
+
+
+async def test_what_is_given_back_is_as_it_was(rigs: Rigs, documents: Documents) -> None:
+    """So that a request of another process that came earlier gets nothing before the end of the hold on it."""
+    rig = await rigs()
+    documents.insert_many(
+        [
+            document("NEVER"),
+            document("ENDED", reserved=START - TTL, reserve_id="old"),
+            document("ENDED-TOO", reserved=START - TTL - timedelta(hours=1), reserve_id="older"),
+            document("ENDED-FOREIGN", reserved=START - TTL),
+        ]
+    )
+    before = stored(documents)
+    candidates = Candidates(rig.mongo.codes, CAMPAIGN, CodeType.TM)
+    holds = Holds(rig.mongo, candidates, CAMPAIGN, CodeType.TM)
+    request = Request(CAMPAIGN, CodeType.TM, 5, "new", START, START - TTL)
+    waiting = asyncio.get_running_loop().create_future()
+    order = Order(request, waiting, time.monotonic() + 10, contextvars.copy_context())
+    share = Share(order, await candidates.take(5, request.cut_off))
+    assert await holds.hold([share]) == 4
+    share.held()
+    assert {one["reserveId"] for one in stored(documents).values()} == {"new"}
+    await holds.give_back(order)
+    assert order.held == []
+    assert stored(documents) == before
 
 
 async def test_ended_holds_are_lent_after_never_held_codes(rigs: Rigs, documents: Documents) -> None:
