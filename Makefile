@@ -70,6 +70,10 @@ lock: $(VENV)/.made ## write requirements/*.txt again from pyproject.toml
 	@$(COMPILE) --extra dev -c requirements/prod.txt pyproject.toml -o requirements/dev.txt
 	@$(COMPILE) --extra bench -c requirements/dev.txt pyproject.toml -o requirements/bench.txt
 	@$(COMPILE) -c requirements/dev.txt build/build.in -o requirements/build.txt
+	@$(PY) -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["audit"], sep="\n")' \
+		> build/audit.in
+	@$(COMPILE) build/audit.in -o requirements/audit.txt
 	@if grep -nE '^(-|[^ ]*://)' requirements/*.txt; then echo "A lock file names an index" >&2; exit 1; fi
 
 clean: ## remove what make made; the data in .codesvc/ stays
