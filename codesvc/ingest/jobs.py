@@ -153,8 +153,10 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def run(self, order: UploadOrder) -> UploadReport:
+    async def run(self, order: UploadOrder, *, upload_id: str | None = None) -> UploadReport:
         """Load a file's codes; return when all of them are stored.
+
+        ``upload_id`` names the upload, where the caller has a name for it that is new.
 
         Raises:
             TooManyUploadsError: as many uploads wait as may.
@@ -162,19 +164,19 @@ class Jobs:
             CodesvcError: see ``codesvc.ingest.pipeline.Uploads.run``.
 
         """
-        job = self._start(order)
+        job = self._start(order, upload_id)
         await job.ended.wait()
         if job.error is not None:
             raise job.error
         assert job.report is not None  # noqa: S101 - one of the two is there
         return replace(job.report, upload_id=job.upload.id)
 
-    async def start(self, order: UploadOrder) -> Upload:
+    async def start(self, order: UploadOrder, *, upload_id: str | None = None) -> Upload:
         """Begin to load a file's codes, or queue that; return as soon as the record of it is kept.
 
         Raises what ``run`` raises, as far as it can be told by then: whether the file is there, for one.
         """
-        job = self._start(order)
+        job = self._start(order, upload_id)
         await job.accepted.wait()
         if job.error is not None and not job.kept:
             raise job.error
@@ -274,11 +276,11 @@ class Jobs:
             task.exception()  # whoever waited has heard of it, if anybody still did
         task.get_loop().call_later(_FRESH_SECONDS, self._reads.pop, key, None)
 
-    def _start(self, order: UploadOrder) -> Job:
+    def _start(self, order: UploadOrder, upload_id: str | None) -> Job:
         if self._draining:
             raise DrainingError("The process is going away.")
         self._turns.check()
-        job = Job(new_upload_id(), order, self._clock)
+        job = Job(upload_id or new_upload_id(), order, self._clock)
         self._jobs[job.upload.id] = job
         # NOTE: a task of its own, since a caller may go away, or may not even wait. It has the caller's context: its
         # lines in the log carry the correlation id of the request, and its spans belong to that trace.
