@@ -44,6 +44,16 @@ class Store(Protocol):
     async def release(self, *, campaign_id: str, codes: Sequence[str], cut_off: datetime) -> int:
         """End the live holds of the codes; return how many."""
 
+    async def assign_reservation(
+        self, *, campaign_id: str, reserve_id: str, now: datetime, cut_off: datetime
+    ) -> ChangeCounts:
+        """Assign all codes that a live reservation holds."""
+
+    async def release_reservation(
+        self, *, campaign_id: str, reserve_id: str, cut_off: datetime
+    ) -> ChangeCounts:
+        """End a live reservation."""
+
 
 def utc_now() -> datetime:
     """Return the present instant in UTC, with the millisecond that MongoDB keeps (BSON's UTC datetime)."""
@@ -119,3 +129,16 @@ class Inventory:
             campaign_id=campaign_id, codes=codes, cut_off=self._clock() - self._reservation_ttl
         )
         return ChangeCounts(total=len(codes), updated=updated)
+
+    async def assign_reservation(self, campaign_id: str, reserve_id: str) -> ChangeCounts:
+        """Assign what a live reservation still holds; ``total`` is how many codes that were."""
+        now = self._clock()
+        return await self._store.assign_reservation(
+            campaign_id=campaign_id, reserve_id=reserve_id, now=now, cut_off=now - self._reservation_ttl
+        )
+
+    async def release_reservation(self, campaign_id: str, reserve_id: str) -> ChangeCounts:
+        """Make what a live reservation still holds available again; ``total`` is how many codes that were."""
+        return await self._store.release_reservation(
+            campaign_id=campaign_id, reserve_id=reserve_id, cut_off=self._clock() - self._reservation_ttl
+        )

@@ -70,7 +70,10 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class ChangeCounts:
-    """What an assign or a release did: the length of the list as sent, and the codes that changed."""
+    """What an assign or a release did: the length of the list as sent, and the codes that changed.
+
+    Of a reservation, ``total`` is the number of codes that it still held.
+    """
 
     total: int
     updated: int

@@ -27,11 +27,21 @@ from codesvc.datastore.indexes import ensure_indexes
 from codesvc.datastore.lending import Lending
 from codesvc.datastore.motion import Motion
 from codesvc.datastore.orders import Request
+from codesvc.datastore.reservations import RELEASED, Reservations, assigned, held_since
 from codesvc.datastore.stock import Sampling, Stock
 from codesvc.datastore.telemetry import Samples, Telemetry
 from codesvc.datastore.wire import COMMAND_OVERHEAD, Wire, raw_encoding_works
 from codesvc.datastore.writers import BatchWriter, InsertFirstWriter, UpsertWriter
-from codesvc.models import MAX_CODE_BYTES, Code, CodeType, Counts, ReservedCode, Status, UploadCounts
+from codesvc.models import (
+    MAX_CODE_BYTES,
+    ChangeCounts,
+    Code,
+    CodeType,
+    Counts,
+    ReservedCode,
+    Status,
+    UploadCounts,
+)
 from codesvc.settings import WriteStrategy
 
 # Statements of one assign or release that are under way at once: two keep MongoDB busy while one is answered.
@@ -68,6 +78,7 @@ class CodeStore:
         self._motion = Motion(mongo, self._campaigns)
         self._counting = Counting(mongo, self._campaigns, self._motion, telemetry, keeping)
         self._lending = Lending(mongo, self._campaigns, self._motion, telemetry)
+        self._reservations = Reservations(mongo, self._motion)
 
     async def close(self) -> None:
         """Let other processes know that this one writes nothing more."""
@@ -159,19 +170,26 @@ class CodeStore:
     async def assign(self, *, campaign_id: str, codes: Sequence[str], now: datetime) -> int:
         """Assign the codes that are not assigned yet; return how many those were."""
         with self._operation("assign"):
-            return await self._change(
-                campaign_id, codes, {"date.assigned": None}, {"$set": {"date.assigned": now}}
-            )
+            return await self._change(campaign_id, codes, {"date.assigned": None}, assigned(now))
 
     async def release(self, *, campaign_id: str, codes: Sequence[str], cut_off: datetime) -> int:
         """Make reserved codes available again; return how many there were."""
         with self._operation("release"):
-            return await self._change(
-                campaign_id,
-                codes,
-                {"date.assigned": None, "date.reserved": {"$gt": cut_off}},
-                {"$unset": {"date.reserved": "", "reserveId": ""}},
-            )
+            return await self._change(campaign_id, codes, held_since(cut_off), RELEASED)
+
+    async def assign_reservation(
+        self, *, campaign_id: str, reserve_id: str, now: datetime, cut_off: datetime
+    ) -> ChangeCounts:
+        """Assign all codes that a live reservation holds; tell how many it held."""
+        with self._operation("assign"):
+            return await self._reservations.change(campaign_id, reserve_id, assigned(now), cut_off=cut_off)
+
+    async def release_reservation(
+        self, *, campaign_id: str, reserve_id: str, cut_off: datetime
+    ) -> ChangeCounts:
+        """End a live reservation; tell how many codes it held."""
+        with self._operation("release"):
+            return await self._reservations.change(campaign_id, reserve_id, RELEASED, cut_off=cut_off)
 
     @contextmanager
     def _operation(self, name: str) -> Iterator[None]:

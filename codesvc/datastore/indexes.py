@@ -18,11 +18,14 @@ from codesvc.datastore.client import CAMPAIGNS, COLLECTION, INVALID_ROWS, UPLOAD
 from codesvc.datastore.failures import translated
 from codesvc.errors import DatabaseRefusedError
 
-VERSION: Final = 3
-"""Of what stands below; 1 had no index of campaigns, 2 none of uploads."""
+VERSION: Final = 4
+"""Of what stands below; 1 had no index of campaigns, 2 none of uploads, 3 none of reservations."""
 
 BY_STATUS: Final = "codes_by_status"
 """Answers every count and finds what a reserve may lend."""
+
+BY_RESERVATION: Final = "codes_by_reservation"
+"""Finds what a reservation holds."""
 
 INDEXES: Final[dict[str, list[tuple[str, int]]]] = {
     BY_STATUS: [
@@ -32,8 +35,12 @@ INDEXES: Final[dict[str, list[tuple[str, int]]]] = {
         ("date.reserved", 1),
         ("_id.code", 1),
     ],
+    BY_RESERVATION: [("reserveId", 1)],
 }
 """Of the collection of codes."""
+
+_SPARSE: Final = frozenset({BY_RESERVATION})
+"""They hold no code that was never held, so that an upload does not touch them."""
 
 CAMPAIGN_INDEXES: Final[dict[str, list[tuple[str, int]]]] = {
     "campaigns_by_writer": [("writers.id", 1)],
@@ -63,7 +70,10 @@ OBSOLETE: Final[tuple[str, ...]] = ()
 """Indexes of codes that an earlier version needed."""
 
 _ALL: Final[dict[str, dict[str, dict[str, Any]]]] = {
-    COLLECTION: {name: {"key": dict(keys)} for name, keys in INDEXES.items()},
+    COLLECTION: {
+        name: {"key": dict(keys)} | ({"sparse": True} if name in _SPARSE else {})
+        for name, keys in INDEXES.items()
+    },
     CAMPAIGNS: {name: {"key": dict(keys)} for name, keys in CAMPAIGN_INDEXES.items()},
     UPLOADS: UPLOAD_INDEXES,
     INVALID_ROWS: INVALID_ROW_INDEXES,

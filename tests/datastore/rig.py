@@ -29,7 +29,7 @@ EAGER = Keeping(keep_from=1, quiet_seconds=0.0)
 """Keeps the counts of the smallest campaigns, too, and at once, so that every test goes through them."""
 
 INDEX_NAMES = [
-    *("codes_by_status", "campaigns_by_writer", "campaigns_by_touch"),
+    *("codes_by_status", "codes_by_reservation", "campaigns_by_writer", "campaigns_by_touch"),
     *("uploads_by_campaign", "uploads_by_saved", "uploads_by_lease", "uploads_by_expiry"),
     "invalid_rows_by_expiry",
 ]

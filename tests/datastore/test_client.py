@@ -99,4 +99,4 @@ async def test_indexes_are_made_once(rig: Rig, documents: Documents) -> None:
     for _ in range(2):
         names = await ensure_indexes(rig.mongo, timeout=None)
         assert names == INDEX_NAMES
-    assert set(documents.index_information()) == {"_id_", "codes_by_status"}
+    assert set(documents.index_information()) == {"_id_", "codes_by_status", "codes_by_reservation"}

@@ -38,7 +38,7 @@ async def test_an_old_index_stays_until_nobody_needs_it(
     assert OLD in documents.index_information()
     for _ in range(2):
         await migrate(rig.mongo, drop_obsolete=True)
-        assert set(documents.index_information()) == {"_id_", "codes_by_status"}
+        assert set(documents.index_information()) == {"_id_", "codes_by_status", "codes_by_reservation"}
     assert len(await rig.reserve(10)) == 10
 
 

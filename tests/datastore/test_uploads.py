@@ -221,4 +221,4 @@ async def test_an_upload_makes_the_index_that_is_missing(open_rig: Open, documen
     rig = await open_rig()
     documents.drop()
     await rig.upload(csv(["A"]))
-    assert set(documents.index_information()) == {"_id_", "codes_by_status"}
+    assert set(documents.index_information()) == {"_id_", "codes_by_status", "codes_by_reservation"}
