@@ -39,6 +39,10 @@ class Stream(Protocol):
     def size(self) -> int:
         """Its length in bytes."""
 
+    @property
+    def etag(self) -> str | None:
+        """What tells this version of it from others; None where it is empty."""
+
     def chunks(self) -> AsyncIterator[bytes]:
         """Its bytes, in order, in pieces of any length."""
 
@@ -46,8 +50,13 @@ class Stream(Protocol):
 class Source(Protocol):
     """Where files come from."""
 
-    def open(self, name: str, /) -> AbstractAsyncContextManager[Stream]:
-        """Open one; raises SourceNotFoundError, StorageUnavailableError, or later SourceChangedError."""
+    def open(
+        self, name: str, /, *, start: int = 0, etag: str | None = None
+    ) -> AbstractAsyncContextManager[Stream]:
+        """Open one, to be read from the byte ``start`` on, if it is still the version that ``etag`` names.
+
+        Raises SourceNotFoundError, StorageUnavailableError, or at any time SourceChangedError.
+        """
 
 
 class BatchWriter(Protocol):

@@ -17,11 +17,14 @@ class FileSource:
     """Files by path."""
 
     @asynccontextmanager
-    async def open(self, name: str) -> AsyncIterator["FileStream"]:
-        """Open a file.
+    async def open(
+        self, name: str, *, start: int = 0, etag: str | None = None
+    ) -> AsyncIterator["FileStream"]:
+        """Open a file, to read it from the byte ``start`` on.
 
         Raises:
             SourceNotFoundError: there is none of that name, or it is a directory.
+            SourceChangedError: it is no longer the one that had this ``etag``, or is not so long.
             StorageUnavailableError: it may not be read.
 
         """
@@ -36,7 +39,10 @@ class FileSource:
         except OSError as error:
             raise StorageUnavailableError(f"The file cannot be read: {error.strerror}.") from error
         try:
-            yield FileStream(file)
+            stream = FileStream(file, start)
+            if etag not in {None, stream.etag} or start > stream.size:
+                raise SourceChangedError("The file is no longer the one that was read before.")
+            yield stream
         finally:
             await asyncio.to_thread(file.close)
 
@@ -60,14 +66,20 @@ class FileSource:
 class FileStream:
     """An open file."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, start: int) -> None:
         self._file = file
+        self._start = start
         self._opened = _identity(file)
 
     @property
     def size(self) -> int:
         """Its length in bytes when it was opened."""
         return self._opened[0]
+
+    @property
+    def etag(self) -> str:
+        """What tells this version of the file from others."""
+        return "{}-{}".format(*self._opened)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield its bytes.
@@ -78,6 +90,7 @@ class FileStream:
 
         """
         try:
+            await asyncio.to_thread(self._file.seek, self._start)
             while chunk := await asyncio.to_thread(self._file.read, _CHUNK_BYTES):
                 yield chunk
             now = _identity(self._file)

@@ -5,7 +5,8 @@
     part 2  ...                                                    ┘ keeps what has come until its turn
 
 A part that breaks off is asked for again from the byte where it broke. Since every request but the first is bound to
-the ETag, all the bytes are of one version of the object.
+the ETag, all the bytes are of one version of the object. Who goes on with what was read before, by whatever process,
+says where and of which version: then the first request is bound to it as well.
 
 Opening an object, and each part, is an operation that is told to the telemetry here, with the attributes that
 OpenTelemetry gives to calls of AWS. Its instrumentation of botocore wraps ``BaseClient._make_api_call``, which
@@ -35,7 +36,11 @@ from codesvc.settings import Settings
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
-    from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, GetObjectRequestTypeDef
+    from types_aiobotocore_s3.type_defs import (
+        GetObjectOutputTypeDef,
+        GetObjectRequestTypeDef,
+        HeadObjectRequestTypeDef,
+    )
 
 # Read from the socket's buffer at most; what it holds is taken as it is.
 _CHUNK_BYTES: Final = 256 * 1024
@@ -122,17 +127,20 @@ class S3Source:
         await self._stack.aclose()
 
     @asynccontextmanager
-    async def open(self, name: str) -> AsyncIterator["S3Stream"]:
-        """Open the object whose key is ``name``.
+    async def open(self, name: str, *, start: int = 0, etag: str | None = None) -> AsyncIterator["S3Stream"]:
+        """Open the object whose key is ``name``, to read it from the byte ``start`` on.
 
         Raises:
             SourceNotFoundError: the bucket has no such object.
+            SourceChangedError: the object is no longer the one that had this ``etag``, or is not so long.
             StorageUnavailableError: the store refuses, or cannot be reached.
 
         """
         if self._client is None:
             raise RuntimeError("the source is not open")
-        stream = S3Stream(self._client, self._bucket, name, self._settings, self._telemetry)
+        stream = S3Stream(
+            self._client, self._bucket, name, self._settings, self._telemetry, start=start, etag=etag
+        )
         try:
             await stream.start()
             yield stream
@@ -176,7 +184,15 @@ class S3Stream:
     """An object being read."""
 
     def __init__(
-        self, client: "S3Client", bucket: str, key: str, settings: Settings, telemetry: Telemetry
+        self,
+        client: "S3Client",
+        bucket: str,
+        key: str,
+        settings: Settings,
+        telemetry: Telemetry,
+        *,
+        start: int,
+        etag: str | None,
     ) -> None:
         self._client = client
         self._bucket = bucket
@@ -184,31 +200,43 @@ class S3Stream:
         self._part_size = settings.read_part_size
         self._concurrency = settings.read_concurrency
         self._telemetry = telemetry
-        self._etag: str | None = None
+        self._etag = etag
         self._size = 0
+        self._opened = False
         self._unread: GetObjectOutputTypeDef | None = None
         self._window: deque[_Part] = deque()
-        self._next_start = 0
+        self._next_start = start
 
     @property
     def size(self) -> int:
-        """The object's length in bytes."""
+        """The object's length in bytes, wherever the reading starts."""
         return self._size
+
+    @property
+    def etag(self) -> str | None:
+        """What tells this version of the object from others; None for an empty one."""
+        return self._etag
 
     async def start(self) -> None:
         """Ask for the first part, whose reply tells the size and the ETag of the object."""
+        start = self._next_start
         with self._operation("open") as told:
-            self._unread = response = await self._get(0, self._part_size)
-            if response is None:
-                return
-            if not response.get("ETag"):
-                raise StorageUnavailableError(
-                    "The object store does not tell one version of an object from another."
-                )
-            self._etag = response["ETag"]
-            self._size = _extent(response)[1]
+            self._unread = response = await self._get(start, start + self._part_size)
+            if response is not None:
+                if not response.get("ETag"):
+                    raise StorageUnavailableError(
+                        "The object store does not tell one version of an object from another."
+                    )
+                self._etag = response["ETag"]
+                self._size = _extent(response)[1]
+            elif start > 0 or self._etag is not None:
+                self._size = await self._length()
+                if start > self._size:
+                    raise SourceChangedError("The object is shorter than what was read of it before.")
+            self._opened = True
             told.tell(size=self._size)
-        self._fetch()
+        if response is not None:
+            self._fetch()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the object's bytes, in pieces as they came off the socket.
@@ -300,7 +328,7 @@ class S3Stream:
                 return None
             raise self._refused(error) from error
         except (BotoCoreError, *_BROKEN) as error:
-            if isinstance(error, _BROKEN) and self._etag is not None:
+            if isinstance(error, _BROKEN) and self._opened:
                 raise  # a part is tried again
             raise StorageUnavailableError(_NOT_REACHED) from error
         try:
@@ -310,12 +338,25 @@ class S3Stream:
             raise
         return response
 
+    async def _length(self) -> int:
+        """Ask for the length of an object of which no byte is left to be read."""
+        request: HeadObjectRequestTypeDef = {"Bucket": self._bucket, "Key": self._key}
+        if self._etag is not None:
+            request["IfMatch"] = self._etag
+        try:
+            head = await self._client.head_object(**request)
+        except ClientError as error:
+            raise self._refused(error) from error
+        except (BotoCoreError, *_BROKEN) as error:
+            raise StorageUnavailableError(_NOT_REACHED) from error
+        return head["ContentLength"]
+
     def _check(self, response: "GetObjectOutputTypeDef", start: int, stop: int) -> None:
         if self._etag is not None and response.get("ETag") != self._etag:
             raise SourceChangedError("The object was replaced while it was being read.")
         part, size = _extent(response)
         # A store may send less than it was asked for (RFC 9110, section 15.3.7), but nothing else.
-        if part.start != start or part.stop > stop or (self._etag is not None and size != self._size):
+        if part.start != start or part.stop > stop or (self._opened and size != self._size):
             raise StorageUnavailableError(_NOT_THE_RANGE)
 
     def _refused(self, error: ClientError) -> CodesvcError:

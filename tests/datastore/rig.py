@@ -68,16 +68,21 @@ class Commands(CommandListener):
 class MemoryStream:
     """Bytes in pieces of one length."""
 
-    def __init__(self, data: bytes, piece: int) -> None:
+    def __init__(self, data: bytes, piece: int, start: int) -> None:
         self._data = data
         self._piece = piece
+        self._start = start
 
     @property
     def size(self) -> int:
         return len(self._data)
 
+    @property
+    def etag(self) -> str | None:
+        return '"memory"'
+
     async def chunks(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._data), self._piece):
+        for start in range(self._start, len(self._data), self._piece):
             yield self._data[start : start + self._piece]
 
 
@@ -89,8 +94,11 @@ class MemorySource:
         self._piece = piece
 
     @asynccontextmanager
-    async def open(self, _name: str, /) -> AsyncIterator[MemoryStream]:
-        yield MemoryStream(self._data, self._piece)
+    async def open(
+        self, _name: str, /, *, start: int = 0, etag: str | None = None
+    ) -> AsyncIterator[MemoryStream]:
+        assert etag in {None, '"memory"'}
+        yield MemoryStream(self._data, self._piece, start)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class File:
 
     pieces: list[bytes]
     before: Hook = nothing
+    start: int = 0
     taken: int = 0
     opened: int = 0
     closed: int = 0
@@ -33,8 +34,14 @@ class File:
     def size(self) -> int:
         return sum(len(piece) for piece in self.pieces)
 
+    @property
+    def etag(self) -> str | None:
+        return '"stage"'
+
     @asynccontextmanager
-    async def open(self, _name: str, /) -> AsyncIterator["File"]:
+    async def open(self, _name: str, /, *, start: int = 0, etag: str | None = None) -> AsyncIterator["File"]:
+        assert etag in {None, '"stage"'}
+        self.start = start
         self.opened += 1
         try:
             yield self
@@ -42,10 +49,14 @@ class File:
             self.closed += 1
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        at = 0
         for number, piece in enumerate(self.pieces):
             await self.before(number)
             self.taken += 1
-            yield piece
+            rest = piece[max(0, self.start - at) :]
+            at += len(piece)
+            if rest:
+                yield rest
         await self.before(len(self.pieces))
 
 

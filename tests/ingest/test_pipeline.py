@@ -203,7 +203,7 @@ async def test_a_source_that_fails_lets_the_writes_land(error: type[Exception]) 
 
 async def test_a_source_that_cannot_be_opened() -> None:
     class Missing(File):
-        def open(self, _name: str, /) -> Any:
+        def open(self, *_: Any, **__: Any) -> Any:
             raise StorageUnavailableError("no")
 
     store, audience = Store(), Audience()

@@ -109,3 +109,28 @@ async def test_a_read_that_is_given_up_closes_the_file(tmp_path: Path) -> None:
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
     assert open_files() <= before
+
+
+@pytest.mark.parametrize("start", [0, 1, MEGABYTE, 2 * MEGABYTE])
+async def test_a_file_from_a_byte_on(tmp_path: Path, start: int) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(2 * MEGABYTE))
+    async with FileSource().open(str(file)) as stream:
+        etag = stream.etag
+    async with FileSource().open(str(file), start=start, etag=etag) as stream:
+        assert stream.size == 2 * MEGABYTE
+        assert b"".join([chunk async for chunk in stream.chunks()]) == file.read_bytes()[start:]
+
+
+async def test_a_file_that_is_no_longer_the_one_that_was_read_before(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"A\nB\n")
+    async with FileSource().open(str(file)) as stream:
+        etag = stream.etag
+    with pytest.raises(SourceChangedError):
+        async with FileSource().open(str(file), start=5):
+            pass
+    file.write_bytes(b"A\nB\nC\n")
+    with pytest.raises(SourceChangedError):
+        async with FileSource().open(str(file), start=2, etag=etag):
+            pass

@@ -127,6 +127,54 @@ async def test_an_object_that_is_removed_while_it_is_read(
                 s3.delete_object(Bucket=bucket, Key=KEY)
 
 
+@pytest.mark.parametrize("start", [0, 1, PART - 1, PART, PART + 7, 3 * PART - 1, 3 * PART])
+async def test_an_object_from_a_byte_on(
+    s3: Any, s3_endpoint: str, bucket: str, opened: Open, start: int
+) -> None:
+    s3.put_object(Bucket=bucket, Key=KEY, Body=content(3 * PART))
+    source = await opened(s3_endpoint, bucket)
+    async with source.open(KEY) as stream:
+        etag = stream.etag
+    async with source.open(KEY, start=start, etag=etag) as stream:
+        assert (stream.size, stream.etag) == (3 * PART, etag)
+        assert b"".join([chunk async for chunk in stream.chunks()]) == content(3 * PART)[start:]
+
+
+@pytest.mark.parametrize("start", [0, 10, 3 * PART, 4 * PART])
+@pytest.mark.parametrize("replacement", [content(3 * PART + 1), content(5), b"", None])
+async def test_an_object_that_is_no_longer_the_one_that_was_read_before(
+    s3: Any, s3_endpoint: str, bucket: str, opened: Open, start: int, replacement: bytes | None
+) -> None:
+    s3.put_object(Bucket=bucket, Key=KEY, Body=content(3 * PART))
+    source = await opened(s3_endpoint, bucket)
+    async with source.open(KEY) as stream:
+        etag = stream.etag
+    if replacement is None:
+        s3.delete_object(Bucket=bucket, Key=KEY)
+    else:
+        s3.put_object(Bucket=bucket, Key=KEY, Body=replacement)
+    with pytest.raises(SourceChangedError):
+        async with source.open(KEY, start=start, etag=etag):
+            pass
+
+
+async def test_an_object_shorter_than_what_was_read_before(
+    s3: Any, s3_endpoint: str, bucket: str, opened: Open
+) -> None:
+    s3.put_object(Bucket=bucket, Key=KEY, Body=content(PART))
+    source = await opened(s3_endpoint, bucket)
+    with pytest.raises(SourceChangedError):
+        async with source.open(KEY, start=PART + 1):
+            pass
+
+
+async def test_the_first_request_of_a_reading_that_goes_on_is_told_of_an_outage(opened: Open) -> None:
+    source = await opened(f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(StorageUnavailableError):
+        async with source.open(KEY, start=5, etag='"of-before"'):
+            pass
+
+
 async def test_an_object_that_is_replaced_by_itself(
     s3: Any, s3_endpoint: str, bucket: str, opened: Open
 ) -> None:
