@@ -4,7 +4,6 @@ The kind of key decides which algorithms may use it (RFC 8725, sections 2.1 and 
 handed to a signature algorithm, a public key never to an HMAC, and ``none`` is nobody's.
 """
 
-import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,26 +15,18 @@ from typing import Any, Final
 import aiohttp
 import jwt
 import orjson
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import HMACAlgorithm
 
 from codesvc.errors import SettingsError
+from codesvc.web.keys import CURVES, RSA_ALGORITHMS, JwksKeys, PublicKey, is_private, pem_key
 from codesvc.web.problems import RequestError
 
-PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
 Claims = Mapping[str, Any]
 
 DEFAULT_HMAC: Final = ("HS256",)
 DEFAULT_ASYMMETRIC: Final = ("RS256", "ES256", "EdDSA")
 
 _HMAC: Final = frozenset({"HS256", "HS384", "HS512"})
-_RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
-_CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _REALM: Final = 'Bearer realm="codesvc"'
 
 _logger = getLogger(__name__)
@@ -74,13 +65,6 @@ class SupremeUserRequiredError(RequestError):
         super().__init__("supremeUserRequired", detail, headers={"WWW-Authenticate": challenge})
 
 
-class KeysUnavailableError(RequestError):
-    """The key set was never fetched, so that no token can be judged."""
-
-    def __init__(self) -> None:
-        super().__init__("keysUnavailable", "The key set could not be fetched yet")
-
-
 class Authenticator:
     """Judges the Authorization header of each request.
 
@@ -109,8 +93,10 @@ class Authenticator:
         self._asymmetric = allowed - _HMAC
         self._secret = _checked_secret(rules.secret, self._hmac) if rules.secret is not None else ""
         self._static = (
-            [] if rules.public_key is None else [_pem_key(rules.public_key, algorithms=self._asymmetric)]
+            [] if rules.public_key is None else [pem_key(rules.public_key, algorithms=self._asymmetric)]
         )
+        if rules.jwks_url is not None and not is_private(rules.jwks_url):
+            _logger.warning("CODESVC_JWT_JWKS_URL is not https: whoever is on the way can sign tokens")
         self._jwks = (
             None
             if rules.jwks_url is None
@@ -179,116 +165,6 @@ class Authenticator:
         return _Remembered(claims, expires, generation, verified)
 
 
-class JwksKeys:
-    """The keys of a key set (RFC 7517), fetched over HTTP, kept through outages.
-
-    A set younger than half of ``FRESH`` seconds is used as it is; an older one is fetched again, by one
-    request at a time and without making the caller wait until it is ``FRESH`` seconds old. An unknown
-    key id fetches at once, unless that was done less than ``PAUSE`` seconds ago.
-    """
-
-    FRESH: Final = 30.0
-    PAUSE: Final = 5.0
-    TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0)
-    MAX_BYTES: Final = 1 << 20
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        algorithms: frozenset[str],
-        session_factory: Callable[[], aiohttp.ClientSession] = aiohttp.ClientSession,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._url = url
-        self._clock = clock
-        self._algorithms = algorithms
-        self._session_factory = session_factory
-        self._session: aiohttp.ClientSession | None = None
-        self._keys: tuple[_Key, ...] = ()
-        self._raw = b""
-        self._fetched = float("-inf")
-        self._tried = float("-inf")
-        self._fetching: asyncio.Task[None] | None = None
-        self.generation = 0
-        """Grows with every change of the set."""
-
-    async def find(self, kid: object, algorithm: str) -> list[PublicKey]:
-        """Return the keys that may have signed a token with this ``kid`` (None: any) and algorithm.
-
-        Raises:
-            KeysUnavailableError: no set was ever fetched.
-
-        """
-        age = self._clock() - self._fetched
-        if age > self.FRESH:
-            await self._refresh()
-        elif age > self.FRESH / 2:
-            self._begin()
-        found = self._matching(kid, algorithm)
-        if not found and kid is not None:
-            await self._refresh()
-            found = self._matching(kid, algorithm)
-        if not self._keys:
-            raise KeysUnavailableError
-        return found
-
-    async def close(self) -> None:
-        """Abandon a fetch under way, and close the session."""
-        if self._fetching is not None:
-            self._fetching.cancel()
-            await asyncio.gather(self._fetching, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
-
-    def _matching(self, kid: object, algorithm: str) -> list[PublicKey]:
-        return [
-            key.key for key in self._keys if algorithm in key.algorithms and (kid is None or key.kid == kid)
-        ]
-
-    async def _refresh(self) -> None:
-        task = self._begin()
-        if task is not None:
-            # Shielded: the fetch is everybody's, whoever gives up waiting for it.
-            await asyncio.shield(task)
-
-    def _begin(self) -> "asyncio.Task[None] | None":
-        if self._fetching is None and self._clock() - self._tried >= self.PAUSE:
-            self._tried = self._clock()
-            self._fetching = asyncio.create_task(self._fetch(), name="fetch-jwks")
-        return self._fetching
-
-    async def _fetch(self) -> None:
-        try:
-            raw = await self._download()
-            if raw != self._raw:
-                keys = tuple(_jwks_keys(raw, algorithms=self._algorithms))
-                if not keys:
-                    raise ValueError("no usable key")  # noqa: TRY301 - one place tells all failures
-                self._keys, self._raw = keys, raw
-                self.generation += 1
-                _logger.info("key set loaded", extra={"keys": len(keys)})
-            self._fetched = self._clock()
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            _logger.warning(
-                "key set not fetched", extra={"reason": type(error).__name__, "keysKept": len(self._keys)}
-            )
-        finally:
-            self._fetching = None
-
-    async def _download(self) -> bytes:
-        if self._session is None:
-            self._session = self._session_factory()
-        async with self._session.get(self._url, timeout=self.TIMEOUT) as response:
-            response.raise_for_status()
-            body = await response.content.read(self.MAX_BYTES + 1)
-            while not response.content.at_eof() and len(body) <= self.MAX_BYTES:
-                body += await response.content.read(self.MAX_BYTES + 1 - len(body))
-        if len(body) > self.MAX_BYTES:
-            raise ValueError("too large")
-        return body
-
-
 def mint_token(
     *,
     secret: str,
@@ -309,13 +185,6 @@ def mint_token(
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
-    kid: str | None
-    key: PublicKey
-    algorithms: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
 class _Remembered:
     claims: Claims = field(repr=False)
     expires: float
@@ -332,7 +201,7 @@ class _AnyLengthHmac(HMACAlgorithm):
 
 
 def _jws() -> jwt.PyJWS:
-    jws = jwt.PyJWS(algorithms=[*_HMAC, *_RSA, *_CURVES.values(), "EdDSA"])
+    jws = jwt.PyJWS(algorithms=[*_HMAC, *RSA_ALGORITHMS, *CURVES.values(), "EdDSA"])
     hashes = {"HS256": HMACAlgorithm.SHA256, "HS384": HMACAlgorithm.SHA384, "HS512": HMACAlgorithm.SHA512}
     for name, digest in hashes.items():
         jws.unregister_algorithm(name)
@@ -364,7 +233,10 @@ def _bearer_token(header: str | None) -> str:
 def _unverified_header(token: str) -> Mapping[str, Any]:
     try:
         return _JWS.get_unverified_header(token)
-    except jwt.PyJWTError:
+    except (
+        jwt.PyJWTError,
+        RecursionError,
+    ):  # a header of nothing but brackets; later versions of PyJWT see to it
         raise UnauthorizedError("The token is malformed", error="invalid_token") from None
 
 
@@ -419,57 +291,3 @@ def _checked_secret(secret: str, algorithms: frozenset[str]) -> str:
     if len(secret.encode()) < shortest:
         _logger.warning("CODESVC_JWT_SECRET is shorter than %d bytes: easier to guess", shortest)
     return secret
-
-
-def _pem_key(pem: str, *, algorithms: frozenset[str]) -> _Key:
-    try:
-        data = pem.encode("ascii")
-        key: object
-        if b"-----BEGIN CERTIFICATE-----" in data:
-            key = x509.load_pem_x509_certificate(data).public_key()
-        else:
-            key = load_pem_public_key(data)
-    except ValueError:
-        raise SettingsError("CODESVC_JWT_PUBLIC_KEY: is not a public key in PEM form") from None
-    usable = _algorithms_of(key) & algorithms
-    if not usable or not isinstance(key, PublicKey):
-        raise SettingsError("CODESVC_JWT_PUBLIC_KEY: fits none of the accepted algorithms")
-    return _Key(None, key, usable)
-
-
-def _jwks_keys(raw: bytes, *, algorithms: frozenset[str]) -> "list[_Key]":
-    """Read the signature keys of a set; what cannot be used is passed over (RFC 7517, section 5)."""
-    document = orjson.loads(raw)
-    entries = document.get("keys") if isinstance(document, dict) else None
-    keys: list[_Key] = []
-    for entry in entries if isinstance(entries, list) else ():
-        try:
-            key = _jwks_key(entry, algorithms=algorithms)
-        except Exception:  # noqa: BLE001 - whatever it made the libraries raise, it is not usable
-            key = None
-        if key is not None:
-            keys.append(key)
-    return keys
-
-
-def _jwks_key(entry: Any, *, algorithms: frozenset[str]) -> "_Key | None":
-    # A secret has no place in a public set: trusting it would let whoever reads the set sign.
-    if entry["kty"] == "oct" or entry.get("use", "sig") != "sig":
-        return None
-    key = jwt.PyJWK(entry).key
-    key = key.public_key() if hasattr(key, "public_key") else key
-    usable = _algorithms_of(key) & algorithms
-    if "alg" in entry:
-        usable &= {entry["alg"]}
-    kid = entry.get("kid")
-    return _Key(kid if isinstance(kid, str) else None, key, usable) if usable else None
-
-
-def _algorithms_of(key: object) -> frozenset[str]:
-    if isinstance(key, RSAPublicKey):
-        return _RSA
-    if isinstance(key, EllipticCurvePublicKey):
-        return frozenset({_CURVES[key.curve.name]}) if key.curve.name in _CURVES else frozenset()
-    if isinstance(key, Ed25519PublicKey | Ed448PublicKey):
-        return frozenset({"EdDSA"})
-    return frozenset()

@@ -1,11 +1,15 @@
 """Key sets: fetched over real HTTP, rotated, slow, broken and gone."""
 
 import asyncio
+import gzip
+import logging
 import time
+import warnings
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import jwt
 import orjson
 import pytest
@@ -15,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from webroom import SECRET, Client, Service, send, token
 
-from codesvc.web.auth import Authenticator, JwksKeys, KeysUnavailableError, TokenRules, UnauthorizedError
+from codesvc.web.auth import Authenticator, TokenRules, UnauthorizedError
+from codesvc.web.keys import JwksKeys, KeysUnavailableError
 
 pytest_plugins = ("webroom",)
 
@@ -44,12 +49,20 @@ class Issuer:
     answer: web.Response | None = None
     delay: float = 0.0
     requests: int = 0
+    strays: int = 0
+    """Requests for any other address."""
     url: str = ""
 
     async def serve(self, _: web.Request) -> web.Response:
         self.requests += 1
         await asyncio.sleep(self.delay)
-        return self.answer or web.Response(body=orjson.dumps({"keys": self.keys}))
+        answer = self.answer or web.Response(body=orjson.dumps({"keys": self.keys}))
+        # A response is sent once.
+        return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
+
+    async def stray(self, _: web.Request) -> web.Response:
+        self.strays += 1
+        return web.Response(body=orjson.dumps({"keys": self.keys}))
 
 
 @pytest.fixture
@@ -57,6 +70,7 @@ async def issuer() -> AsyncIterator[Issuer]:
     issuer = Issuer()
     app = web.Application()
     app.router.add_get("/jwks.json", issuer.serve)
+    app.router.add_route("*", "/{other:.*}", issuer.stray)
     async with TestServer(app) as server:
         issuer.url = str(server.make_url("/jwks.json"))
         yield issuer
@@ -82,6 +96,37 @@ async def authenticator(issuer: Issuer, clock: Clock) -> AsyncIterator[Authentic
     authenticator = Authenticator(TokenRules(jwks_url=issuer.url), clock=clock)
     yield authenticator
     await authenticator.close()
+
+
+BROKEN = [
+    web.Response(status=500, body=b'{"keys": []}'),
+    web.Response(status=204),
+    web.Response(body=b""),
+    web.Response(body=b"<html>"),
+    web.Response(body=b'{"keys": []}'),
+    web.Response(body=b'{"keys": {"e": {}}}'),
+    web.Response(body=b'{"keys": [null, 5, "x", {}, []]}'),
+    web.Response(body=b"[" * 50_000),
+    web.Response(body=b'{"keys": [' + b'{"kty":' * 50_000),
+    web.Response(body=b'\xff\xfe{"keys": []}'),
+    web.Response(body=b"not gzip", headers={"Content-Encoding": "gzip"}),
+    web.Response(body=gzip.compress(b'{"keys": [' + b" " * (64 << 20)), headers={"Content-Encoding": "gzip"}),
+]
+
+
+async def fetched(issuer: Issuer, times: int) -> None:
+    """Wait until the key set was asked for so many times."""
+    async with asyncio.timeout(10):
+        while issuer.requests < times:  # noqa: ASYNC110 - the server has no event to wait for
+            await asyncio.sleep(0.005)
+
+
+async def settled(authenticator: Authenticator) -> None:
+    """Wait until no fetch is under way."""
+    assert authenticator._jwks is not None
+    async with asyncio.timeout(10):
+        while authenticator._jwks._fetching is not None:  # noqa: ASYNC110 - nor has this
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -184,13 +229,180 @@ async def test_a_set_of_middling_age_is_fetched_without_waiting(
 async def test_an_outage_keeps_the_keys(issuer: Issuer, authenticator: Authenticator, clock: Clock) -> None:
     issuer.keys = [jwk(EC, kid="e")]
     await authenticator.authenticate(signed(EC, "ES256", "e"))
-    for minute, answer in enumerate(
-        (web.Response(status=500), web.Response(body=b"<html>"), web.Response(body=b'{"keys": []}')), start=1
-    ):
+    for minute, answer in enumerate(BROKEN, start=1):
         issuer.answer = answer
         clock.ahead = 60 * minute
         await authenticator.authenticate(signed(EC, "ES256", "e", jti=str(minute)))
-    assert issuer.requests == 4
+        await fetched(issuer, minute + 1)
+        await settled(authenticator)
+    issuer.answer, issuer.keys = None, [jwk(RSA, kid="r")]
+    clock.ahead += 60
+    await authenticator.authenticate(signed(EC, "ES256", "e", jti="for the last time"))
+    await fetched(issuer, len(BROKEN) + 2)
+    await settled(authenticator)
+    with pytest.raises(UnauthorizedError):
+        await authenticator.authenticate(signed(EC, "ES256", "e", jti="too late"))
+
+
+@pytest.mark.parametrize("answer", BROKEN)
+async def test_what_is_no_key_set_lets_nobody_in(
+    issuer: Issuer, authenticator: Authenticator, answer: web.Response
+) -> None:
+    issuer.answer = answer
+    for kid in ("e", None):
+        with pytest.raises(KeysUnavailableError):
+            await authenticator.authenticate(signed(EC, "ES256", kid))
+
+
+async def test_an_issuer_that_hangs_holds_nobody_up_twice(
+    issuer: Issuer, authenticator: Authenticator, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who finds the set old waits for a fetch once; from then on, known keys go on beside the tries."""
+    issuer.keys = [jwk(EC, kid="e")]
+    await authenticator.authenticate(signed(EC, "ES256", "e"))
+    issuer.delay = 60
+    clock.ahead = 60
+    monkeypatch.setattr(JwksKeys, "TIMEOUT", aiohttp.ClientTimeout(total=0.1))
+    await authenticator.authenticate(signed(EC, "ES256", "e", jti="waits"))
+    # The next try has all the time of the world, and nobody to wait for it.
+    monkeypatch.setattr(JwksKeys, "TIMEOUT", aiohttp.ClientTimeout(total=60))
+    async with asyncio.timeout(20):
+        for minute in range(2, 12):
+            clock.ahead = 60 * minute
+            await authenticator.authenticate(signed(EC, "ES256", "e", jti=str(minute)))
+        await fetched(issuer, 3)
+    assert issuer.requests == 3
+
+
+async def test_rotation_while_requests_run(
+    issuer: Issuer, authenticator: Authenticator, clock: Clock
+) -> None:
+    """Nobody whose key is in the set before and after a change is turned away for it."""
+    steady, keys = signed(EC, "ES256", "steady"), [jwk(EC, kid="steady")]
+    issuer.keys, issuer.delay = keys, 0.01
+    ended = asyncio.Event()
+
+    async def call(number: int) -> int:
+        calls = 0
+        while not ended.is_set():
+            await authenticator.authenticate(signed(EC, "ES256", "steady", jti=f"{number}-{calls}"))
+            await authenticator.authenticate(steady)
+            calls += 1
+            await asyncio.sleep(0)
+        return calls
+
+    callers = [asyncio.create_task(call(number)) for number in range(8)]
+    for number in range(5):
+        fresh = ec.generate_private_key(ec.SECP256R1())
+        issuer.keys = [*keys, jwk(fresh, kid=f"fresh-{number}")]
+        clock.ahead += JwksKeys.FRESH + 1
+        await authenticator.authenticate(signed(fresh, "ES256", f"fresh-{number}"))
+    ended.set()
+    assert min(await asyncio.gather(*callers)) > 0
+
+
+@pytest.mark.parametrize("location", ["/jwks.json", "http://localhost:1/", "//evil.example/", ""])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirects_are_not_followed(
+    issuer: Issuer, authenticator: Authenticator, location: str, status: int
+) -> None:
+    """Not even to itself: the address that was configured is what is trusted."""
+    issuer.keys = [jwk(EC, kid="e")]
+    body = orjson.dumps({"keys": issuer.keys})
+    issuer.answer = web.Response(status=status, headers={"Location": location}, body=body)
+    with pytest.raises(KeysUnavailableError):
+        await authenticator.authenticate(signed(EC, "ES256", "e"))
+    assert (issuer.requests, issuer.strays) == (1, 0)
+
+
+async def test_addresses_that_a_token_names_are_not_asked(
+    issuer: Issuer, authenticator: Authenticator
+) -> None:
+    issuer.keys = [jwk(EC, kid="e")]
+    stray = issuer.url.replace("jwks.json", "mine.json")
+    mine = ec.generate_private_key(ec.SECP256R1())
+    for header in (
+        {"jku": stray},
+        {"x5u": stray},
+        {"jwk": jwk(mine, kid="e")},
+        {"x5c": ["AAAA"]},
+        {"kid": stray},
+        {"kid": "../mine.json"},
+        {"kid": f"e\x00{stray}"},
+    ):
+        text = jwt.encode(
+            {"exp": time.time() + 60, "isSupreme": True},
+            mine,
+            algorithm="ES256",
+            headers={"kid": "e", **header},
+        )
+        with pytest.raises(UnauthorizedError):
+            await authenticator.authenticate(f"Bearer {text}")
+    assert issuer.strays == 0
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    "kid", ["", "E", "e ", " e", "e\x00", "\uff45", "e' OR '1'='1", "*", ".*", "x" * 3000]
+)
+async def test_key_ids_are_compared_and_nothing_else(
+    issuer: Issuer, authenticator: Authenticator, kid: str
+) -> None:
+    issuer.keys = [jwk(EC, kid="e")]
+    text = jwt.encode({"exp": time.time() + 60, "isSupreme": True}, EC, "ES256", headers={"kid": kid})
+    with pytest.raises(UnauthorizedError):
+        await authenticator.authenticate(f"Bearer {text}")
+
+
+async def test_two_keys_of_one_id(issuer: Issuer, authenticator: Authenticator) -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    issuer.keys = [jwk(EC, kid="e"), jwk(other, kid="e"), jwk(RSA, kid="e")]
+    await authenticator.authenticate(signed(EC, "ES256", "e"))
+    await authenticator.authenticate(signed(other, "ES256", "e"))
+    await authenticator.authenticate(signed(RSA, "RS256", "e"))
+
+
+async def test_keys_that_are_for_something_else(issuer: Issuer, authenticator: Authenticator) -> None:
+    short = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    k256 = ec.generate_private_key(ec.SECP256K1())
+    issuer.keys = [
+        jwk(EC, kid="sign", key_ops=["sign"]),
+        jwk(EC, kid="encrypt", key_ops=["encrypt", "wrapKey"]),
+        jwk(EC, kid="nothing", key_ops=[]),
+        jwk(EC, kid="use", use="enc", key_ops=["verify"]),
+        jwk(short, kid="short"),
+        {**jwk(EC, kid="alg"), "alg": "HS256"},
+        {**jwk(k256, kid="curve"), "crv": "P-256"},
+        jwk(EC, kid="fine", key_ops=["verify"]),
+    ]
+    await authenticator.authenticate(signed(EC, "ES256", "fine"))
+    for kid in ("sign", "encrypt", "nothing", "use", "alg"):
+        with pytest.raises(UnauthorizedError):
+            await authenticator.authenticate(signed(EC, "ES256", kid))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        text = signed(short, "RS256", "short")
+    with pytest.raises(UnauthorizedError):
+        await authenticator.authenticate(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://issuer.example/keys", True),
+        ("HTTP://10.0.0.1/keys", True),
+        ("https://issuer.example/keys", False),
+        ("http://127.0.0.1:8080/keys", False),
+        ("http://localhost/keys", False),
+    ],
+)
+def test_an_address_that_anybody_on_the_way_can_answer_for(
+    caplog: pytest.LogCaptureFixture, url: str, told: bool
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        Authenticator(TokenRules(jwks_url=url))
+    assert ["CODESVC_JWT_JWKS_URL" in record.message for record in caplog.records] == [True] * told
+    assert "issuer" not in caplog.text
 
 
 async def test_one_fetch_serves_all_who_wait(issuer: Issuer, authenticator: Authenticator) -> None:
