@@ -114,6 +114,11 @@ cdef extern from "_fastcsv_core.h":
         uint64_t line
         fc_fault fault
 
+    ctypedef struct fc_point:
+        uint64_t offset
+        uint64_t line
+        bint after_cr
+
     ctypedef struct fc_options:
         bint header
         bint strict
@@ -162,7 +167,8 @@ cdef extern from "_fastcsv_core.h":
     const size_t FC_REJECT_FRAME
 
     bint fc_init(fc_extractor*, const fc_options*, const fc_instruction_set*, const uint8_t*, size_t, const uint8_t*,
-                 size_t, int64_t) noexcept nogil
+                 size_t, int64_t, const fc_point*) noexcept nogil
+    bint fc_point_of(const fc_extractor*, fc_point*) noexcept nogil
     void fc_free(fc_extractor*) noexcept nogil
     uint8_t* fc_write_rejects(const fc_sample*, size_t, const char* const*, uint8_t*) noexcept nogil
     fc_status fc_feed(fc_extractor*, const uint8_t**, const uint8_t*) noexcept nogil
@@ -200,7 +206,8 @@ cdef class Extractor:
     (without its line end) is a failure. max_samples: how many invalid rows are described.
     all_invalid: whether take_invalid() hands out all of them. sort: so many codes
     (fewer if they are long) are sorted together by their bytes, for which an index thanks, and cut into batches,
-    in which no code comes twice; 0: batches are in file order. instruction_set: one of instruction_sets()
+    in which no code comes twice; 0: batches are in file order. start: a point of another extractor of the same file, to
+    go on there (offset, line, after CR); `header` is of no account then, and `codes` and the invalid rows begin anew. instruction_set: one of instruction_sets()
     instead of the best; the results are the same.
 
     Raises ValueError if an argument is out of range.
@@ -215,11 +222,18 @@ cdef class Extractor:
 
     def __cinit__(self, *, str campaign_id not None, str code_type not None, saved_ms, bint header=False,
                   bint strict=False, max_batch_codes=50_000, max_batch_bytes=47_000_000, max_code_bytes=256,
-                  max_row_bytes=4 << 20, max_samples=100, all_invalid=False, sort=0, str instruction_set=None):
+                  max_row_bytes=4 << 20, max_samples=100, all_invalid=False, sort=0, start=None,
+                  str instruction_set=None):
         cdef bytes campaign = _encoded("campaign_id", campaign_id)
         cdef bytes type_ = _encoded("code_type", code_type)
         cdef int64_t saved = _bounded("saved_ms", saved_ms, -(1 << 63), (1 << 63) - 1)
         cdef fc_options options
+        cdef fc_point point
+        if start is not None:
+            offset, line, after_cr = start
+            point.offset = _bounded("the offset of start", offset, 0, 1 << 62)
+            point.line = _bounded("the line of start", line, 1, 1 << 62)
+            point.after_cr = bool(after_cr)
         options.header = header
         options.strict = strict
         options.all_rejects = bool(all_invalid)
@@ -244,7 +258,7 @@ cdef class Extractor:
             options.max_run_bytes = self.max_batch_bytes
             options.run_bytes_per_code = self.encoding.bson.statement_fixed - FC_LENGTH_BYTES
         if not fc_init(&self.core, &options, self.encoding.instructions, campaign, len(campaign), type_, len(type_),
-                       saved):
+                       saved, NULL if start is None else &point):
             raise MemoryError
 
     def __dealloc__(self):
@@ -330,6 +344,16 @@ cdef class Extractor:
         return self.core.run.codes
 
     @property
+    def point(self):
+        """Where another extractor can go on, if all codes before that are in batches; otherwise None.
+
+        (offset, line, after CR, codes, invalid rows): where the next record starts, whether a LF there belongs to the CR
+        before it, and what this extractor has found before. One that starts there, and is fed the file from that offset
+        on, finds what this one would find. None after a failure, and before the first record that is no header.
+        """
+        return None if self.core.run.codes else self._point()
+
+    @property
     def codes(self):
         """Valid codes accepted so far."""
         return self.core.codes
@@ -410,6 +434,7 @@ cdef class Extractor:
         cdef bint taken
         if status == FC_NO_MEMORY:
             raise MemoryError
+        point = self._point()
         run = self._spare_run()
         with nogil:
             taken = fc_take_run(&self.core, &run.codes)
@@ -419,6 +444,7 @@ cdef class Extractor:
             batch = _new_batch(self.encoding, self.buffers, run)
             batch.count = run.codes.codes
             batch.code_bytes = run.codes.len - FC_LENGTH_BYTES * run.codes.codes
+            batch.point = point
             batches.append(batch)
             return 0
         while start < run.codes.distinct:
@@ -430,7 +456,14 @@ cdef class Extractor:
             start += batch.count
             batches.append(batch)
         batch.repeats = run.codes.codes - run.codes.distinct
+        batch.point = point
         return 0
+
+    cdef object _point(self):
+        cdef fc_point point
+        if not fc_point_of(&self.core, &point):
+            return None
+        return point.offset, point.line, bool(point.after_cr), self.core.codes, self.core.invalid_count
 
     cdef _Run _spare_run(self):
         """The memory of an earlier run, when no batch of it is left: fresh memory costs more than the parsing does."""
@@ -517,7 +550,8 @@ cdef class Batch:
     """Codes of one bulk write. Immutable; made by an Extractor, and encoded when they are asked for.
 
     repeats: how many codes were left out of a sorted run's batches, because one of them holds the code already; the
-    run's last batch tells for all of them.
+    run's last batch tells for all of them. point: in a run's last batch, where another extractor can go on when this
+    batch and all before it are written (see Extractor.point); otherwise, and after a failure, None.
     """
 
     cdef size_t count, code_bytes
@@ -528,7 +562,7 @@ cdef class Batch:
     cdef _Encoding encoding
     cdef _Buffers buffers
 
-    cdef readonly object repeats
+    cdef readonly object repeats, point
 
     def __cinit__(self):
         self.repeats = 0

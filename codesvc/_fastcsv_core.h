@@ -46,6 +46,12 @@ typedef struct {
     fc_fault fault;
 } fc_sample;
 
+/* A place between two records, at which another extractor can go on. */
+typedef struct {
+    uint64_t offset, line; /* of the next record */
+    bool after_cr;         /* a LF there belongs to the CR before it */
+} fc_point;
+
 typedef struct {
     bool header, strict, sort, all_rejects;
     /* A run ends when it holds so many codes, or before it would exceed so many bytes, of which each code takes its
@@ -109,7 +115,8 @@ struct fc_extractor {
     fc_sorter sorter;
 
     /* The file. */
-    uint64_t line; /* of the next byte; the first is 1 */
+    uint64_t offset; /* of the next byte; up to date between two calls */
+    uint64_t line;   /* of the next byte; the first is 1 */
     uint8_t bom;   /* bytes of the byte order mark seen, FC_BOM_PAST when it can no longer come */
     bool after_cr; /* the last byte was a CR: a LF now belongs to it */
     bool skip_record;
@@ -126,6 +133,7 @@ struct fc_extractor {
     bool first_column, first_quoted;
     fc_fault fault; /* of its quoting */
     uint64_t record_line, record_bytes;
+    uint64_t record_offset; /* of its first byte, once there is one */
     uint8_t *code;       /* the first max_code_bytes bytes of the first column, unescaped, without leading blanks */
     size_t code_len;     /* of all of them, held or not */
     size_t code_trimmed; /* to the end of the last one that is no blank */
@@ -155,15 +163,22 @@ static inline void fc_start_record(fc_extractor *x) {
     x->code_len = x->code_trimmed = 0;
 }
 
-/* False when there is no memory. `fc_free` in either case. */
+/* False when there is no memory. `fc_free` in either case. `point`: where to go on in a file; NULL for its start. */
 static bool fc_init(fc_extractor *x, const fc_options *options, const fc_instruction_set *instructions,
                     const uint8_t *campaign, size_t campaign_len, const uint8_t *type, size_t type_len,
-                    int64_t saved_ms) {
+                    int64_t saved_ms, const fc_point *point) {
     memset(x, 0, sizeof *x);
     x->options = *options;
     x->instructions = instructions;
     x->line = 1;
     x->skip_record = options->header;
+    if (point != NULL) {
+        x->offset = point->offset;
+        x->line = point->line;
+        x->after_cr = point->after_cr;
+        x->bom = FC_BOM_PAST;
+        x->skip_record = false;
+    }
     fc_start_record(x);
     x->code = malloc(options->max_code_bytes);
     x->samples = malloc((options->max_samples + 1) * sizeof *x->samples);
@@ -179,6 +194,17 @@ static void fc_free(fc_extractor *x) {
     fc_run_free(&x->run);
     fc_sorter_free(&x->sorter);
     memset(x, 0, sizeof *x);
+}
+
+/* Where the record starts that is not done yet: every code and invalid row before it has been taken, and no other.
+ * False, and no point, before the first record that counts, and after a failure. */
+static bool fc_point_of(const fc_extractor *x, fc_point *point) {
+    if (x->bom != FC_BOM_PAST || x->skip_record || x->failure != FC_NO_FAILURE) return false;
+    bool begun = x->record_bytes != 0;
+    point->offset = begun ? x->record_offset : x->offset;
+    point->line = begun ? x->record_line : x->line;
+    point->after_cr = !begun && x->after_cr;
+    return true;
 }
 
 /* ---- The run ---------------------------------------------------------------------------------------------------- */
@@ -249,10 +275,12 @@ static fc_status fc_feed(fc_extractor *x, const uint8_t **at, const uint8_t *end
             return FC_DONE;
         } else if (**at == mark[x->bom]) {
             x->bom++;
+            x->offset++;
             ++*at;
         } else {
             /* Not a mark after all: what looked like one is the file's first bytes. No record ends in them. */
             const uint8_t *begin = mark, *seen = mark + x->bom;
+            x->offset -= x->bom;
             x->bom = FC_BOM_PAST;
             fc_take_record(x, &begin, seen);
         }
@@ -268,6 +296,7 @@ static fc_status fc_finish(fc_extractor *x) {
     if (x->bom == 1 || x->bom == 2) {
         static const uint8_t mark[2] = {0xef, 0xbb};
         const uint8_t *begin = mark, *seen = mark + x->bom;
+        x->offset -= x->bom;
         x->bom = FC_BOM_PAST;
         fc_take_record(x, &begin, seen);
     }
@@ -283,9 +312,11 @@ static fc_status fc_parse(fc_extractor *x, const uint8_t **at, const uint8_t *en
     while (*at < end && x->failure == FC_NO_FAILURE) {
         fc_status status;
         if (scan && x->record_bytes == 0 && !x->skip_record) {
+            const uint8_t *begin = *at;
             if (x->after_cr && **at == '\n') ++*at;
             x->after_cr = false;
             status = x->instructions->scan(x, at, end);
+            x->offset += (uint64_t)(*at - begin);
             if (status != FC_DONE) return status;
             fc_start_record(x);
             if (*at == end || x->failure != FC_NO_FAILURE) break;
@@ -325,6 +356,7 @@ static inline const uint8_t *fc_skip_content(fc_state state, const uint8_t *p, c
 static fc_status fc_take_record(fc_extractor *x, const uint8_t **at, const uint8_t *end) {
     const uint8_t *p = *at;
     fc_status status = FC_DONE;
+    if (x->record_bytes == 0) x->record_offset = x->offset;
     while (p < end) {
         if (!x->first_column && !x->after_cr) {
             const uint8_t *content = p;
@@ -339,6 +371,7 @@ static fc_status fc_take_record(fc_extractor *x, const uint8_t **at, const uint8
             if (!ends_line) { /* the CR before it has ended the record */
                 x->after_cr = false;
                 p++;
+                x->record_offset++;
                 continue;
             }
             status = fc_end_record(x);
@@ -396,6 +429,7 @@ static fc_status fc_take_record(fc_extractor *x, const uint8_t **at, const uint8
                 break;
         }
     }
+    x->offset += (uint64_t)(p - *at);
     *at = p;
     return status;
 }

@@ -26,6 +26,7 @@ class Options(TypedDict, total=False):
     max_samples: int
     all_invalid: bool
     sort: int
+    start: tuple[int, int, bool] | None
     instruction_set: str | None
 
 

@@ -20,10 +20,19 @@ class Outcome:
 
 
 def extract(
-    data: bytes, *, header: bool = False, strict: bool = False, max_code_bytes: int, max_row_bytes: int
+    data: bytes,
+    *,
+    header: bool = False,
+    strict: bool = False,
+    max_code_bytes: int,
+    max_row_bytes: int,
+    stop: int | None = None,
 ) -> Outcome:
+    """What is in `data`, of the records that end before or at `stop`."""
     outcome = Outcome()
     for number, record in enumerate(records(data)):
+        if stop is not None and record.end > stop:
+            break
         if record.size > max_row_bytes:
             outcome.failure = ("notCsv", record.line, f"the record is longer than {max_row_bytes} bytes")
             break
@@ -59,6 +68,7 @@ def unfit(code: bytes, max_code_bytes: int) -> str | None:
 class Record:
     line: int
     size: int
+    end: int
     code: bytes
     broken: str | None
 
@@ -72,7 +82,10 @@ def records(data: bytes) -> Iterator[Record]:
         while data[at : at + 1] == b",":
             _, at, also_broken = read_field(data, at + 1)
             broken = broken or also_broken
-        yield Record(line, at - start, code, broken)
+        size = at - start
+        # One without its line end is whole only where the file ends; a LF after a CR may be taken later.
+        end = at + 1 if at < len(data) else at
+        yield Record(line, size, end, code, broken)
         if line_end := LINE_END.match(data, at):
             at = line_end.end()
         line += len(LINE_END.findall(data[start:at]))
