@@ -152,6 +152,7 @@ cdef extern from "_fastcsv_core.h":
         fc_sample* rejects
         size_t rejected
         bint rejects_lost
+        uint64_t record_line
         fc_failure failure
         fc_sample failed
 
@@ -357,6 +358,11 @@ cdef class Extractor:
     def codes(self):
         """Valid codes accepted so far."""
         return self.core.codes
+
+    @property
+    def line(self):
+        """The physical line on which the record begins that has not ended yet, or the next one."""
+        return self.core.record_line
 
     @property
     def invalid_count(self):

@@ -25,6 +25,7 @@ from codesvc.ingest.turns import Bounds
 from codesvc.inventory import Inventory, utc_now
 from codesvc.observability.telemetry import Telemetry
 from codesvc.settings import Settings
+from codesvc.sources.inflate import InflatingSource
 from codesvc.sources.s3 import S3Source
 from codesvc.version import __version__
 from codesvc.web.problems import failure
@@ -74,9 +75,9 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         stack.push_async_callback(stock.close)
         if not store.raw_encoding:
             logger.warning("the driver does not take encoded batches as they are: uploads will be slow")
-        source = (
-            await stack.enter_async_context(S3Source(settings, telemetry)) if settings.s3_bucket else None
-        )
+        source = None
+        if settings.s3_bucket:
+            source = InflatingSource(await stack.enter_async_context(S3Source(settings, telemetry)))
         uploads = Uploads(
             source=source,
             store=store,

@@ -38,6 +38,10 @@ class SourceChangedError(CodesvcError):
     """The file of an upload was replaced while it was being read."""
 
 
+class SourceDamagedError(CodesvcError):
+    """A compressed file cannot be decompressed any further; the message says why, in a few words."""
+
+
 class TooManyUploadsError(CodesvcError):
     """As many uploads run and wait in this process as it takes."""
 
@@ -71,6 +75,10 @@ class InvalidRowError(UploadRejectedError):
 
 class NotCsvError(UploadRejectedError):
     """A record was longer than any real record is: the file is not CSV, or a quote was never closed."""
+
+
+class CorruptFileError(UploadRejectedError):
+    """A compressed file is damaged, cut off, or not compressed at all; ``line`` is the first that could not be read."""
 
 
 class DatabaseRefusedError(CodesvcError):

@@ -11,6 +11,7 @@ from codesvc.errors import SettingsError
 from codesvc.ingest.shares import LoadReport, Selection, Share, Told, load_share
 from codesvc.models import CodeType, Progress, UploadReport
 from codesvc.sources.file import FileSource
+from codesvc.sources.inflate import SUFFIX, InflatingSource
 from codesvc.sources.s3 import S3Source
 
 _FILE_KEY: Final = re.compile(r"codes/([A-Za-z0-9._~-]{1,128})/(tm|external)/.+", re.DOTALL)
@@ -42,7 +43,12 @@ async def ingest(
     destination = _destination(name, campaign_id, code_type)
     async with _source(service, bucket) as opened:
         return await service.uploads.run(
-            **destination, file_key=name, header=header, strict=strict, source=opened, progress=progress
+            **destination,
+            file_key=name,
+            header=header,
+            strict=strict,
+            source=InflatingSource(opened),
+            progress=progress,
         )
 
 
@@ -69,6 +75,7 @@ async def ingest_share(
         _check_campaign(campaign_id)
     bucket, name = _parse_source(source)
     async with _source(service, bucket) as opened:
+        inflating = InflatingSource(opened)
 
         async def load(file_key: str, progress: Callable[[Progress], None]) -> UploadReport:
             return await service.uploads.run(
@@ -76,7 +83,7 @@ async def ingest_share(
                 file_key=file_key,
                 header=header,
                 strict=strict,
-                source=opened,
+                source=inflating,
                 progress=progress,
             )
 
@@ -101,6 +108,9 @@ class _Destination(TypedDict):
 
 def _destination(name: str, campaign_id: str | None, code_type: CodeType | None) -> _Destination:
     """Take what is not given from a name of the form ``codes/{campaign}/{type}/{name}``."""
+    if name.endswith(".gz") and not name.endswith(SUFFIX):
+        # Read as CSV, it would be taken for a file of broken rows, a few of which are not.
+        raise SettingsError(f"SOURCE: a compressed file is read if its name ends in {SUFFIX}")
     match = _FILE_KEY.fullmatch(name)
     if match is not None:
         campaign_id = campaign_id or match[1]

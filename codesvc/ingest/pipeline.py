@@ -17,7 +17,15 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from codesvc._fastcsv import Batch, Extractor
-from codesvc.errors import CodesvcError, DrainingError, InvalidRowError, NotCsvError, UploadRejectedError
+from codesvc.errors import (
+    CodesvcError,
+    CorruptFileError,
+    DrainingError,
+    InvalidRowError,
+    NotCsvError,
+    SourceDamagedError,
+    UploadRejectedError,
+)
 from codesvc.ingest.outcomes import outcome_told
 from codesvc.models import CodeType, InvalidRow, Progress, UploadCounts, UploadReport
 
@@ -37,14 +45,18 @@ class Stream(Protocol):
 
     @property
     def size(self) -> int:
-        """Its length in bytes."""
+        """Its length in bytes, as it is stored: if it is compressed, not of what it holds."""
+
+    @property
+    def done(self) -> int:
+        """The bytes of it, out of ``size``, that the pieces handed out so far stand for."""
 
     @property
     def etag(self) -> str | None:
         """What tells this version of it from others; None where it is empty."""
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Its bytes, in order, in pieces of any length."""
+        """Its bytes, in order, in pieces of any length; of a compressed file, those that it holds."""
 
 
 class Source(Protocol):
@@ -55,7 +67,8 @@ class Source(Protocol):
     ) -> AbstractAsyncContextManager[Stream]:
         """Open one, to be read from the byte ``start`` on, if it is still the version that ``etag`` names.
 
-        Raises SourceNotFoundError, StorageUnavailableError, or at any time SourceChangedError.
+        Raises SourceNotFoundError, StorageUnavailableError, or at any time SourceChangedError; or, once it is read,
+        SourceDamagedError.
         """
 
 
@@ -217,6 +230,7 @@ class Uploads:
             SourceNotFoundError, SourceChangedError, StorageUnavailableError: see the source.
             InvalidRowError: ``strict``, and a row was invalid; all valid rows before it are stored.
             NotCsvError: a record was longer than the limit; all valid rows before it are stored.
+            CorruptFileError: a compressed file is damaged; all valid rows that could be read are stored.
             DatabaseUnavailableError: a batch could not be written; sending the upload again is safe and exact.
             DrainingError: the process is going away; likewise.
 
@@ -250,8 +264,9 @@ class Uploads:
                 meter = _Meter(stream, extractor, told, progress)
                 flight = _Flight(writer, told, meter, self._options.write_concurrency)
                 invalid = _Invalid(extractor, keep_invalid)
+                damage: SourceDamagedError | None = None
                 try:
-                    await self._pump(stream, extractor, flight, meter, invalid, batch_size)
+                    damage = await self._pump(stream, extractor, flight, meter, invalid, batch_size)
                 finally:
                     # Writes under way are always waited for; a drain that began just now is too late to end this.
                     halt.no_more()
@@ -260,7 +275,7 @@ class Uploads:
                         await invalid.hand_on()
                     told.invalid(extractor.invalid_count)
             flight.raise_failure()
-            return _report(extractor, flight.counts)
+            return _report(extractor, flight.counts, damage)
 
     @asynccontextmanager
     async def _until_drained(self, halt: Halt) -> AsyncIterator[None]:
@@ -282,23 +297,29 @@ class Uploads:
         meter: "_Meter",
         invalid: "_Invalid",
         batch_size: int,
-    ) -> None:
+    ) -> SourceDamagedError | None:
+        damage: SourceDamagedError | None = None
         # Parsing and sorting let go of the interpreter, and a run takes a tenth of a second to sort: in a thread, they
         # hold nobody up.
-        async for chunk in stream.chunks():
-            batches = await asyncio.to_thread(extractor.feed, chunk)
-            meter.parsed(len(chunk))
-            await invalid.take()
-            if not batches and flight.hungry and extractor.pending >= batch_size:
-                batches = await asyncio.to_thread(extractor.flush)
-            await flight.send(batches)
-            if extractor.failure is not None:
-                break
-        batches = await asyncio.to_thread(extractor.finish)
-        meter.parsed(0)
+        try:
+            async for chunk in stream.chunks():
+                batches = await asyncio.to_thread(extractor.feed, chunk)
+                meter.parsed()
+                await invalid.take()
+                if not batches and flight.hungry and extractor.pending >= batch_size:
+                    batches = await asyncio.to_thread(extractor.flush)
+                await flight.send(batches)
+                if extractor.failure is not None:
+                    break
+        except SourceDamagedError as error:
+            damage = error
+        # Where it broke off, it broke off in the middle of a record: half a code must not pass for a whole one.
+        batches = await asyncio.to_thread(extractor.finish if damage is None else extractor.flush)
+        meter.parsed()
         await flight.send(batches)
         await invalid.take()
         await flight.emptied()
+        return damage
 
 
 class _Flight:
@@ -427,9 +448,9 @@ class _Meter:
         self._invalid_count = 0
         self._samples: tuple[InvalidRow, ...] = ()
 
-    def parsed(self, size: int) -> None:
-        """Count bytes that the extractor has taken."""
-        self._parsed += size
+    def parsed(self) -> None:
+        """Count bytes that the extractor has taken, as they are stored."""
+        size, self._parsed = self._stream.done - self._parsed, self._stream.done
         self._told.read(size)
         # Only between two pieces does no other thread write to the extractor.
         if self._extractor.invalid_count != self._invalid_count:
@@ -448,11 +469,13 @@ class _Meter:
             )
 
 
-def _report(extractor: Extractor, counts: UploadCounts) -> UploadReport:
+def _report(extractor: Extractor, counts: UploadCounts, damage: SourceDamagedError | None) -> UploadReport:
     if extractor.failure is not None:
         kind, line, reason = extractor.failure
         rejected: type[UploadRejectedError] = InvalidRowError if kind == "invalidRow" else NotCsvError
         raise rejected(InvalidRow(line, reason), counts)
+    if damage is not None:
+        raise CorruptFileError(InvalidRow(extractor.line, str(damage)), counts) from damage
     return UploadReport(
         counts=counts,
         invalid_count=extractor.invalid_count,

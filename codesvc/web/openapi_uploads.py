@@ -27,7 +27,7 @@ def upload() -> Json:
         reply=UploadReply,
         problems=(
             *("invalidFileKey", "campaignMismatch", "fileNotFound", "fileChanged", "uploadCancelled"),
-            *("invalidRow", "notCsv", "storageUnavailable", "tooManyUploads"),
+            *("invalidRow", "notCsv", "corruptFile", "storageUnavailable", "tooManyUploads"),
         ),
     )
     responses = begun["responses"]

@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 
 from codesvc.errors import (
     CodesvcError,
+    CorruptFileError,
     DatabaseUnavailableError,
     DrainingError,
     InvalidRowError,
@@ -66,6 +67,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "unsupportedMediaType": Problem(415, "The body is not JSON"),
     "invalidRow": Problem(422, "The file holds an invalid row"),
     "notCsv": Problem(422, "The file is not CSV"),
+    "corruptFile": Problem(422, "The compressed file is damaged"),
     "internalError": Problem(500, "The service failed"),
     "storageUnavailable": Problem(503, "The object store is not available", retry_after=5),
     "databaseUnavailable": Problem(503, "The database is not available", retry_after=5),
@@ -85,6 +87,7 @@ _DOMAIN: Final[Mapping[type[CodesvcError], str]] = {
     SourceChangedError: "fileChanged",
     InvalidRowError: "invalidRow",
     NotCsvError: "notCsv",
+    CorruptFileError: "corruptFile",
     TooManyUploadsError: "tooManyUploads",
     UploadCancelledError: "uploadCancelled",
     UploadInterruptedError: "interrupted",

@@ -56,9 +56,9 @@ RequestT = TypeVar("RequestT", bound=RequestSchema)
 
 
 def _checked_file_key(key: str) -> str:
-    if key.endswith(".gz"):
+    if key.endswith(".gz") and not key.endswith(".csv.gz"):
         # Read as CSV, it would be taken for a file of broken rows, a few of which are not.
-        raise PydanticCustomError("file_key", "names a compressed file, which is not supported yet")
+        raise PydanticCustomError("file_key", "names a compressed file, which would have to end in .csv.gz")
     match = _file_key(key)
     if match is None or ".." in match[3] or len(key.encode()) > MAX_FILE_KEY_BYTES:
         raise PydanticCustomError("file_key", "is not codes/{campaignId}/{type}/{name}")
@@ -109,10 +109,12 @@ class UploadRequest(RequestSchema):
         str,
         AfterValidator(_checked_file_key),
         Field(
-            description="The object's key, `codes/{campaignId}/{type}/{name}`, at most 1024 bytes of UTF-8.",
-            examples=["codes/12345/tm/batch-001.csv"],
+            description="The object's key, `codes/{campaignId}/{type}/{name}`, at most 1024 bytes of UTF-8. "
+            "What ends in `.csv.gz` is decompressed on the way.",
+            examples=["codes/12345/tm/batch-001.csv", "codes/12345/tm/batch-002.csv.gz"],
             json_schema_extra={
-                "pattern": rf"^codes/{CAMPAIGN_PATTERN}/(tm|external)/(?!.*(\.\.|\.gz$))[^\u0000-\u001f\u007f]+$",
+                "pattern": rf"^codes/{CAMPAIGN_PATTERN}/(tm|external)/(?!.*(\.\.|(?<!\.csv)\.gz$))"
+                r"[^\u0000-\u001f\u007f]+$",
                 "maxLength": MAX_FILE_KEY_BYTES,
             },
         ),
@@ -286,7 +288,7 @@ class TokenReply(BaseModel):
 
 
 class ProblemReply(BaseModel):
-    """A problem (RFC 9457). `line` and `count` are there for `invalidRow` and `notCsv` only."""
+    """A problem (RFC 9457). `line` and `count` are there for `invalidRow`, `notCsv` and `corruptFile` only."""
 
     model_config = ConfigDict(extra="allow")
 

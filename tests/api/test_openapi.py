@@ -222,6 +222,7 @@ def test_request_bodies_are_what_it_says(document: Document) -> None:
     upload = body("/v1/{campaignId}/codes")
     check(document, upload, {"fileKey": "codes/12345/tm/batch-001.csv"})
     check(document, upload, {"fileKey": "codes/12345/tm/a/b.csv", "header": True, "strict": False})
+    check(document, upload, {"fileKey": "codes/12345/tm/a/b.csv.gz"})
     not_uploads: list[Any] = [
         {},
         {"fileKey": 5},

@@ -72,6 +72,7 @@ class MemoryStream:
         self._data = data
         self._piece = piece
         self._start = start
+        self.done = start
 
     @property
     def size(self) -> int:
@@ -83,7 +84,9 @@ class MemoryStream:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         for start in range(self._start, len(self._data), self._piece):
-            yield self._data[start : start + self._piece]
+            piece = self._data[start : start + self._piece]
+            self.done += len(piece)
+            yield piece
 
 
 class MemorySource:

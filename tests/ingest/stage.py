@@ -27,6 +27,7 @@ class File:
     before: Hook = nothing
     start: int = 0
     taken: int = 0
+    done: int = 0
     opened: int = 0
     closed: int = 0
 
@@ -43,6 +44,7 @@ class File:
         assert etag in {None, '"stage"'}
         self.start = start
         self.opened += 1
+        self.done = start
         try:
             yield self
         finally:
@@ -56,6 +58,7 @@ class File:
             rest = piece[max(0, self.start - at) :]
             at += len(piece)
             if rest:
+                self.done = at
                 yield rest
         await self.before(len(self.pieces))
 

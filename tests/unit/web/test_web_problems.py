@@ -9,6 +9,7 @@ from webroom import Client, Service, bearer, send
 
 from codesvc.errors import (
     CodesvcError,
+    CorruptFileError,
     DatabaseUnavailableError,
     InvalidRowError,
     NotCsvError,
@@ -336,6 +337,7 @@ DOMAIN = [
     (SourceChangedError("The file was replaced"), 409, "fileChanged"),
     (InvalidRowError(ROW, UploadCounts(10, 6)), 422, "invalidRow"),
     (NotCsvError(ROW, UploadCounts(10, 6)), 422, "notCsv"),
+    (CorruptFileError(ROW, UploadCounts(10, 6)), 422, "corruptFile"),
     (StorageUnavailableError("The store does not answer"), 503, "storageUnavailable"),
     (DatabaseUnavailableError("The database does not answer"), 503, "databaseUnavailable"),
     (CodesvcError("what nobody foresaw: SECRET"), 500, "internalError"),
@@ -437,7 +439,7 @@ async def test_what_is_being_done_is_finished_while_draining(client: Client, ser
     ("body", "code"),
     [
         ({"fileKey": "codes/1/tm/a.csv", "dryRun": True}, "invalidJson"),
-        ({"fileKey": "codes/1/tm/a.csv.gz"}, "invalidFileKey"),
+        ({"fileKey": "codes/1/tm/a.gz"}, "invalidFileKey"),
     ],
 )
 async def test_what_is_not_offered_yet_is_refused(
