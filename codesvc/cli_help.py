@@ -127,7 +127,8 @@ SOURCE is one of:
   codes/12345/tm/, exports/, s3://bucket/any/
                                       every file below it, but for names that begin with . or _
   'codes/*/tm/2026-**.csv'            every file that fits: * is anything but /, ** is anything
-A name of the form codes/CAMPAIGN/TYPE/NAME tells campaign and type by itself.
+A name of the form codes/CAMPAIGN/TYPE/NAME tells campaign and type by itself. What ends in
+.csv.gz is decompressed on the way.
 
 Rows that hold no valid code are not stored; the first hundred are listed with their line
 and the reason. The environment is that of `codesvc serve`; no JWT setting is needed.

@@ -77,6 +77,11 @@ class FileStream:
         return self._opened[0]
 
     @property
+    def content_encoding(self) -> str:
+        """How its bytes are encoded: nothing tells, beyond its name."""
+        return ""
+
+    @property
     def etag(self) -> str:
         """What tells this version of the file from others."""
         return "{}-{}".format(*self._opened)

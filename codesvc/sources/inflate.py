@@ -6,14 +6,16 @@ A file is one member or several in a row, with zeros after them or not, as gzip(
 memory as a whole, nor is what one chunk of it holds: a chunk of nothing but zeros makes a thousand times its length.
 While one piece is parsed, the next is decompressed.
 
-Other files pass through as they are. Positions are those of the decompressed bytes, so that to go on in the middle of a
+A file that the object store calls encoded as gzip (``Content-Encoding``, RFC 9110, section 8.4) is decompressed by any
+name, and one of that name once, not twice: tools that pack a file on its way to S3 call it either, or both. Other files
+pass through as they are. Positions are those of the decompressed bytes, so that to go on in the middle of a
 compressed file is to decompress it from its beginning and to pass over what was read before.
 """
 
 import asyncio
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Final, Protocol
 
 from codesvc.errors import SourceChangedError, SourceDamagedError
@@ -26,10 +28,12 @@ _PIECES_AHEAD: Final = 2
 # would be the rest of the chunk for each; so the beginning of a member is a small slice.
 _SLICE_BYTES: Final = 64 * 1024
 _FIRST_SLICE_BYTES: Final = 1024
+_GZIP_CODINGS: Final = frozenset({"gzip", "x-gzip"})
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 _NOT_GZIP: Final = "the file is not gzip"
 _EMPTY: Final = "the file is empty, and not gzip"
+_OTHER_ENCODING: Final = "the file is stored with a content encoding other than gzip"
 _CUT_OFF: Final = "the file ends in the middle of its compressed data"
 _NO_MEMBER: Final = "something that is not gzip follows the compressed data"
 _CHECKSUM: Final = "the compressed data is damaged: its checksum is wrong"
@@ -46,6 +50,10 @@ class Plain(Protocol):
     @property
     def etag(self) -> str | None:
         """What tells this version of it from others."""
+
+    @property
+    def content_encoding(self) -> str:
+        """How its bytes are encoded, as a list of codings with commas (RFC 9110, section 8.4)."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Its bytes, in order."""
@@ -69,13 +77,23 @@ class InflatingSource:
     @asynccontextmanager
     async def open(self, name: str, *, start: int = 0, etag: str | None = None) -> AsyncIterator["Opened"]:
         """Open a file, to read what it holds from the byte ``start`` on; raises what the source raises."""
-        compressed = name.endswith(SUFFIX)
-        async with self._source.open(name, start=0 if compressed else start, etag=etag) as plain:
-            opened = Inflated(plain, start) if compressed else Opened(plain, start)
-            try:
-                yield opened
-            finally:
-                await opened.close()
+        named = name.endswith(SUFFIX)
+        async with AsyncExitStack() as stack:
+            plain = await stack.enter_async_context(
+                self._source.open(name, start=0 if named else start, etag=etag)
+            )
+            encodings = _encodings(plain.content_encoding)
+            encoded = bool(encodings)
+            if encoded and start and not named:
+                # Who goes on in the middle of it learns only now that it has no such place.
+                await stack.aclose()
+                plain = await stack.enter_async_context(self._source.open(name, etag=etag))
+            if encodings - _GZIP_CODINGS:
+                opened: Opened = _Unreadable(plain, start)
+            else:
+                opened = Inflated(plain, start) if named or encoded else Opened(plain, start)
+            stack.push_async_callback(opened.close)
+            yield opened
 
 
 class Opened:
@@ -167,6 +185,22 @@ class Inflated(Opened):
         inflater.finish()
         if self._skip:
             raise SourceChangedError("The file holds less than what was read of it before.")
+
+
+class _Unreadable(Opened):
+    """A file in a coding that is not known. As CSV, it would be taken for broken rows, a few of which are not."""
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Raise SourceDamagedError."""
+        raise SourceDamagedError(_OTHER_ENCODING)
+        yield b""
+
+
+def _encodings(content_encoding: str) -> set[str]:
+    """Return how a file is encoded by what the object store says."""
+    codings = {coding.strip().lower() for coding in content_encoding.split(",")}
+    # Some stores keep aws-chunked, which was of the upload's request and not of the object.
+    return codings - {"", "identity", "aws-chunked"}
 
 
 class _Inflater:

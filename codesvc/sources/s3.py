@@ -202,6 +202,7 @@ class S3Stream:
         self._telemetry = telemetry
         self._etag = etag
         self._size = 0
+        self._content_encoding = ""
         self._opened = False
         self._unread: GetObjectOutputTypeDef | None = None
         self._window: deque[_Part] = deque()
@@ -217,6 +218,14 @@ class S3Stream:
         """What tells this version of the object from others; None for an empty one."""
         return self._etag
 
+    @property
+    def content_encoding(self) -> str:
+        """How the object's bytes are encoded, as its metadata says (RFC 9110, section 8.4); empty: not at all.
+
+        They are read as they are stored: the client's HTTP library is told not to decode them.
+        """
+        return self._content_encoding
+
     async def start(self) -> None:
         """Ask for the first part, whose reply tells the size and the ETag of the object."""
         start = self._next_start
@@ -229,6 +238,7 @@ class S3Stream:
                     )
                 self._etag = response["ETag"]
                 self._size = _extent(response)[1]
+                self._content_encoding = response.get("ContentEncoding", "")
             elif start > 0 or self._etag is not None:
                 self._size = await self._length()
                 if start > self._size:

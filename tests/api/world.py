@@ -26,10 +26,18 @@ class World:
         """The collection of the contract."""
         return self.database["codes"]
 
-    def put(self, campaign_id: str, content: bytes, *, code_type: str = "tm", name: str | None = None) -> str:
-        """Store an object in the bucket; return its file key."""
+    def put(
+        self,
+        campaign_id: str,
+        content: bytes,
+        *,
+        code_type: str = "tm",
+        name: str | None = None,
+        **metadata: str,
+    ) -> str:
+        """Store an object in the bucket, perhaps with metadata as S3's PutObject names it; return its file key."""
         key = f"codes/{campaign_id}/{code_type}/{name or uuid.uuid4().hex + '.csv'}"
-        self.s3.put_object(Bucket=self.bucket, Key=key, Body=content)
+        self.s3.put_object(Bucket=self.bucket, Key=key, Body=content, **metadata)
         return key
 
     def upload(self, campaign_id: str, content: bytes, *, code_type: str = "tm", **options: Any) -> Reply:

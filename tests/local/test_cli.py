@@ -1,5 +1,6 @@
 """The command line, as a shell runs it."""
 
+import gzip
 import json
 import os
 import re
@@ -238,6 +239,31 @@ def test_ingest_of_what_is_not_csv(service: dict[str, str], tmp_path: Path) -> N
     assert told.returncode == 1
     assert is_one_line(told.stderr)
     assert "line 2" in told.stderr
+
+
+def test_ingest_of_compressed_files(service: dict[str, str], tmp_path: Path, s3: Any) -> None:
+    packed = gzip.compress(b"C-1\nC-2\n")
+    (tmp_path / "x.csv.gz").write_bytes(packed)
+    (tmp_path / "y.csv.gz").write_bytes(packed[:-9])
+    (tmp_path / "x.gz").write_bytes(packed)
+    s3.put_object(Bucket=service["CODESVC_S3_BUCKET"], Key="codes/gz/tm/x.csv.gz", Body=packed)
+
+    def ingest(name: str) -> subprocess.CompletedProcess[str]:
+        return run("ingest", str(tmp_path / name), "--campaign", "gz", "--type", "tm", "--json", **service)
+
+    assert json.loads(ingest("x.csv.gz").stdout)["count"] == {"in": 2, "inserted": 2, "updated": 0}
+    by_key = run("ingest", "codes/gz/tm/x.csv.gz", "--json", **service)
+    assert json.loads(by_key.stdout)["count"] == {"in": 2, "inserted": 0, "updated": 2}
+    cut_off = ingest("y.csv.gz")
+    assert cut_off.returncode == 1
+    assert "the file ends in the middle of its compressed data" in cut_off.stderr
+    other = ingest("x.gz")
+    assert (other.returncode, other.stdout) == (2, "")
+    assert ".csv.gz" in other.stderr
+    every = run("ingest", f"{tmp_path}/", "--campaign", "gz", "--type", "tm", "--json", **service)
+    told = json.loads(every.stdout)
+    assert (every.returncode, told["files"]) == (1, {"listed": 3, "in": 3, "loaded": 1})
+    assert told["count"] == {"in": 2, "inserted": 0, "updated": 2}
 
 
 def test_ingest_from_s3(service: dict[str, str], s3: Any, mongo: MongoClient[dict[str, Any]]) -> None:
