@@ -338,9 +338,12 @@ def start_replica_set(
 ) -> ReplicaSet:
     """Start ``members`` mongod processes with data below ``directory``, and wait until the set is whole.
 
-    When the primary dies, another is elected within a few seconds.
+    When the primary dies, another is elected within a few seconds; what it alone had is rolled back when it returns.
     """
-    options = options or MongodOptions(oplog_mb=256, cache_gb=0.25)
+    # A rollback goes back to the last checkpoint. It visits every version that a document has had since, and each of
+    # them by way of those before it (WiredTiger's history store, MongoDB 6.0): documents that change a hundred times a
+    # second, as sessions and campaigns do, cost minutes of CPU after the minute that is the default.
+    options = options or MongodOptions(oplog_mb=256, cache_gb=0.25, arguments=("--syncdelay", "5"))
     nodes = [Mongod(directory / f"member-{number}", options=options) for number in range(members)]
     replica_set = ReplicaSet(nodes)
     try:
