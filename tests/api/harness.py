@@ -119,7 +119,10 @@ class Service:
         self.port = free_port()
         environment = base_environment({**self.settings, "CODESVC_PORT": str(self.port)})
         # The child runs where the tests run: an installed package or the source tree, whichever they import.
-        environment["PYTHONPATH"] = str(ROOT)
+        # What a test adds to the path comes after it.
+        environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [str(ROOT), self.settings.get("PYTHONPATH")])
+        )
         self._process = ChildProcess(
             [sys.executable, "-m", "codesvc", "serve"], name="codesvc", log=self.log, env=environment
         )

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -10,11 +11,17 @@ _CHUNK: Final = 16 * 1024
 
 
 class Proxy:
-    """Forwards 127.0.0.1:port to a port of 127.0.0.1, from its start until its stop, as its switches say."""
+    """Forwards 127.0.0.1:port to a port of 127.0.0.1, from its start until its stop, as its switches say.
+
+    Attributes:
+        lost: replies that were lost on purpose so far.
+
+    """
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.port = 0
+        self.lost = 0
         self._listener: socket.socket | None = None
         self._threads: list[threading.Thread] = []
         self._sockets: set[socket.socket] = set()
@@ -24,6 +31,7 @@ class Proxy:
         self._closing = False
         self._budget: int | None = None
         self._reached = threading.Event()
+        self._lose: Callable[[bytes], bool] | None = None
 
     @property
     def stopped(self) -> bool:
@@ -76,10 +84,16 @@ class Proxy:
             self._reached = threading.Event()
             return self._reached
 
+    def lose_reply(self, to: Callable[[bytes], bool]) -> None:
+        """Let the next request for which ``to`` is true through, and cut its connection when the reply comes."""
+        with self._lock:
+            self._lose = to
+
     def resume(self) -> None:
-        """Forward again."""
+        """Forward again, and lose nothing more."""
         with self._lock:
             self._budget = None
+            self._lose = None
         self._flowing.set()
 
     def __enter__(self) -> Self:
@@ -113,14 +127,27 @@ class Proxy:
             with self._lock:
                 self._sockets |= {near, far}
             open_ways = [2]
-            self._spawn(self._pump, near, far, False, open_ways)
-            self._spawn(self._pump, far, near, True, open_ways)
+            losing = threading.Event()
+            self._spawn(self._pump, near, far, False, open_ways, losing)
+            self._spawn(self._pump, far, near, True, open_ways, losing)
 
-    def _pump(self, source: socket.socket, sink: socket.socket, back: bool, open_ways: list[int]) -> None:
+    def _pump(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        back: bool,
+        open_ways: list[int],
+        losing: threading.Event,
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(_CHUNK):
+                if back and losing.is_set():
+                    self.lost += 1
+                    break
                 if back:
                     self._spend(len(data))
+                elif self._loses(data):
+                    losing.set()
                 self._flowing.wait()
                 if self._closing:
                     break
@@ -135,6 +162,13 @@ class Proxy:
             self._sockets -= {source, sink}
         source.close()
         sink.close()
+
+    def _loses(self, data: bytes) -> bool:
+        with self._lock:
+            if self._lose is None or not self._lose(data):
+                return False
+            self._lose = None
+            return True
 
     def _spend(self, count: int) -> None:
         with self._lock:

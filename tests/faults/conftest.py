@@ -2,9 +2,23 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from api.conftest import (
+    api_bucket,
+    api_settings,
+    campaign,
+    fragile,
+    fragile_session,
+    fragile_settings,
+    hosting,
+    logs,
+    mongo_proxy,
+    new_database,
+    s3_proxy,
+)
 from datastore.fixtures import database_name, documents, driver, frozen, rig, rig_database
 from datastore.rig import Rigs
 from pymongo import MongoClient
@@ -13,7 +27,30 @@ from codesvc.local.mongod import Mongod
 
 from .proxy import Proxy
 
-__all__ = ["database_name", "documents", "driver", "frozen", "rig", "rig_database"]
+pytest.register_assert_rewrite("faults.operations")
+
+__all__ = [
+    "api_bucket",
+    "api_settings",
+    "campaign",
+    "database_name",
+    "documents",
+    "driver",
+    "fragile",
+    "fragile_session",
+    "fragile_settings",
+    "frozen",
+    "hosting",
+    "logs",
+    "mongo_proxy",
+    "new_database",
+    "rig",
+    "rig_database",
+    "s3_proxy",
+]
+
+HOOKS = Path(__file__).parent / "hooks"
+"""On the PYTHONPATH of a service, lets a test set its clock; see sitecustomize.py there."""
 
 FailPoint = Callable[..., AbstractContextManager[None]]
 
