@@ -87,6 +87,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
                 sort_codes=settings.sort_codes,
                 write_concurrency=settings.write_concurrency,
                 max_row_bytes=settings.max_row_bytes,
+                max_writes=settings.max_writes,
             ),
             clock=utc_now,
         )

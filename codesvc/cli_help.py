@@ -63,6 +63,7 @@ environment (default):
   CODESVC_BATCH_SIZE              codes in one bulk write (50000)
   CODESVC_SORT_CODES              codes sorted together before they are written (1000000)
   CODESVC_WRITE_CONCURRENCY       bulk writes in flight for one upload (2)
+  CODESVC_MAX_WRITES              bulk writes in flight for all uploads of a process (8)
   CODESVC_WRITE_CONCERN           1, majority, … (majority)
   CODESVC_WRITE_JOURNAL           true or false (true)
   CODESVC_WRITE_STRATEGY          insert-first or upsert (insert-first)

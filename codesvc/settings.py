@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     sort_codes: int = Field(1_000_000, ge=1, le=10_000_000)
     """Codes of one upload that are sorted together before they are written."""
     write_concurrency: int = Field(2, ge=1, le=64)
+    max_writes: int = Field(8, ge=1, le=1024)
+    """Bulk writes in flight for all uploads of a process; fewer than Motor has threads, which others need as well."""
     write_concern: int | str = "majority"
     write_journal: bool = True
     write_strategy: WriteStrategy = WriteStrategy.INSERT_FIRST

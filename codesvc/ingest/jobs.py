@@ -26,7 +26,7 @@ from codesvc.errors import (
 )
 from codesvc.ingest.job import Clock, Job, new_upload_id
 from codesvc.ingest.pipeline import Begin, Halt, KeepInvalid, Source
-from codesvc.ingest.turns import Bounds, Turns
+from codesvc.ingest.turns import Bounds, Turn, Turns
 from codesvc.models import (
     CodeType,
     Progress,
@@ -279,7 +279,7 @@ class Jobs:
     def _start(self, order: UploadOrder, upload_id: str | None) -> Job:
         if self._draining:
             raise DrainingError("The process is going away.")
-        self._turns.check()
+        self._turns.check(order.campaign_id)
         job = Job(upload_id or new_upload_id(), order, self._clock)
         self._jobs[job.upload.id] = job
         # NOTE: a task of its own, since a caller may go away, or may not even wait. It has the caller's context: its
@@ -317,6 +317,7 @@ class Jobs:
         order = job.upload.order
 
         async def begin(size: int) -> datetime:
+            self._turns.measured(turn, size)
             job.begin(size)
             saved = await self._records.begin(job.upload, revision=job.revise(), saved=self._clock())
             job.accept()
@@ -327,7 +328,7 @@ class Jobs:
         async def keep_invalid(rows: bytes) -> None:
             await self._records.keep_invalid(job.upload.id, next(pieces), rows)
 
-        async with self._turn(job):
+        async with self._turn(job) as turn:
             return await self._pipeline.run(
                 campaign_id=order.campaign_id,
                 code_type=order.code_type,
@@ -341,15 +342,17 @@ class Jobs:
             )
 
     @asynccontextmanager
-    async def _turn(self, job: Job) -> AsyncIterator[None]:
+    async def _turn(self, job: Job) -> AsyncIterator[Turn]:
         """Wait for the job's turn, as a queued upload if it does not come at once."""
-        turn = self._turns.ask()
+        turn = self._turns.ask(job.upload.order.campaign_id)
         try:
-            if not turn.done():
+            if not turn.granted.done():
                 async with job.halt.block():
                     await self._queue(job)
-                    await turn
-            yield
+                    if self._source is not None:
+                        self._turns.measured(turn, job.upload.progress.bytes_total)
+                    await turn.granted
+            yield turn
         finally:
             self._turns.give_back(turn)
 

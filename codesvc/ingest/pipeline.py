@@ -131,12 +131,16 @@ class Telemetry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How uploads run: codes in a batch, codes sorted together, batches in flight, the longest record in bytes."""
+    """How uploads run: codes in a batch, codes sorted together, batches in flight, the longest record in bytes.
+
+    ``max_writes`` are the batches in flight of all uploads together, but not fewer than one may have.
+    """
 
     batch_size: int
     sort_codes: int
     write_concurrency: int
     max_row_bytes: int
+    max_writes: int = 8
 
 
 class Halt:
@@ -197,6 +201,8 @@ class Uploads:
         self._clock = clock
         self._draining = False
         self._running: set[Halt] = set()
+        # In the order in which they came, of which each upload has a few: so all of them have their writes in turn.
+        self._gate = asyncio.Semaphore(max(options.max_writes, options.write_concurrency))
 
     def drain(self) -> None:
         """Let every upload end after the batches in flight, with DrainingError; start no other."""
@@ -262,7 +268,7 @@ class Uploads:
                     sort=sort_codes if writer.sorts else 0,
                 )
                 meter = _Meter(stream, extractor, told, progress)
-                flight = _Flight(writer, told, meter, self._options.write_concurrency)
+                flight = _Flight(writer, told, meter, self._options.write_concurrency, self._gate)
                 invalid = _Invalid(extractor, keep_invalid)
                 damage: SourceDamagedError | None = None
                 try:
@@ -325,11 +331,19 @@ class Uploads:
 class _Flight:
     """The writes under way, at most so many, and the batches that wait for them; the first failure is kept."""
 
-    def __init__(self, writer: BatchWriter, told: UploadTelemetry, meter: "_Meter", concurrency: int) -> None:
+    def __init__(
+        self,
+        writer: BatchWriter,
+        told: UploadTelemetry,
+        meter: "_Meter",
+        concurrency: int,
+        gate: asyncio.Semaphore,
+    ) -> None:
         self._writer = writer
         self._told = told
         self._meter = meter
         self._concurrency = concurrency
+        self._gate = gate
         self._waiting: deque[Batch] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()
@@ -391,9 +405,10 @@ class _Flight:
 
     async def _write(self, batch: Batch) -> None:
         try:
-            with self._told.batch(len(batch)) as told:
-                counts = await self._writer.write(batch)
-                told.tell(inserted=counts.inserted, updated=counts.updated + batch.repeats)
+            async with self._gate:
+                with self._told.batch(len(batch)) as told:
+                    counts = await self._writer.write(batch)
+                    told.tell(inserted=counts.inserted, updated=counts.updated + batch.repeats)
         except BaseException as error:
             self._failure = self._failure or error
             if not isinstance(error, Exception):

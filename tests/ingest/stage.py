@@ -161,13 +161,14 @@ def uploads(
     sort_codes: int = 10,
     write_concurrency: int = 2,
     max_row_bytes: int = 4096,
+    max_writes: int = 8,
 ) -> Uploads:
     """Put the pipeline between them."""
     return Uploads(
         source=file,
         store=store,
         telemetry=audience or Audience(),
-        options=Options(batch_size, sort_codes, write_concurrency, max_row_bytes),
+        options=Options(batch_size, sort_codes, write_concurrency, max_row_bytes, max_writes),
         clock=lambda: INSTANT,
     )
 
