@@ -1,15 +1,27 @@
 """The rules of counting, reserving, assigning and releasing codes."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import uuid4
 
 from codesvc.errors import NotFoundError
-from codesvc.models import ChangeCounts, Code, CodeType, Counts, Reservation, ReservedCode, Status
+from codesvc.models import ChangeCounts, Code, CodePage, CodeType, Counts, Reservation, ReservedCode, Status
 
 Clock = Callable[[], datetime]
+
+# How long a page is looked for before it is told as it is.
+_PATIENCE_SECONDS: Final = 3.0
+_EXPORTED_TOGETHER: Final = 2_000
+
+
+class Listing(Protocol):
+    """What tells of the codes of a campaign, a page after the other."""
+
+    async def page(self, *, after: str, limit: int, cut_off: datetime, patience: float) -> CodePage:
+        """Read at most ``limit`` codes behind ``after``, or those that ``patience`` seconds suffice to find."""
 
 
 class Store(Protocol):
@@ -25,6 +37,9 @@ class Store(Protocol):
 
     async def find(self, *, campaign_id: str, code: str, cut_off: datetime) -> Code | None:
         """Read one code."""
+
+    def listing(self, *, campaign_id: str, code_type: CodeType | None, status: Status | None) -> Listing:
+        """Make what tells of a campaign's codes, by code; of one type or status, or of all."""
 
     async def reserve(
         self,
@@ -99,10 +114,69 @@ class Inventory:
         )
         if found is None:
             raise NotFoundError("The campaign has no such code.")
-        if found.assigned and found.reserved and found.assigned - found.reserved >= self._reservation_ttl:
+        return self._shown(found)
+
+    async def page(
+        self,
+        campaign_id: str,
+        *,
+        code_type: CodeType | None = None,
+        status: Status | None = None,
+        after: str = "",
+        limit: int,
+    ) -> CodePage:
+        """Tell of the codes of a campaign behind ``after``, in their order, ``limit`` of them at the most.
+
+        Where few of many codes are wanted, it may be fewer, or none: what was found before it took too long.
+        """
+        listing = self._store.listing(campaign_id=campaign_id, code_type=code_type, status=status)
+        # One more than is shown tells whether there are more.
+        found = await self._page(listing, after, limit + 1, _PATIENCE_SECONDS)
+        if len(found.codes) <= limit:
+            return found
+        shown = found.codes[:limit]
+        return CodePage(shown, shown[-1].code)
+
+    async def export(
+        self,
+        campaign_id: str,
+        *,
+        code_type: CodeType | None = None,
+        status: Status | None = None,
+        after: str = "",
+    ) -> AsyncGenerator[Sequence[Code], None]:
+        """Yield all codes of a campaign behind ``after``, in their order, some at a time.
+
+        While some are taken, the next are read, and no more than those. A code that exists all the while, and keeps its
+        type and status, comes once; of one that does not, it tells what was so when it was read.
+        """
+        listing = self._store.listing(campaign_id=campaign_id, code_type=code_type, status=status)
+
+        def reading(after: str) -> asyncio.Task[CodePage]:
+            return asyncio.create_task(self._page(listing, after, _EXPORTED_TOGETHER, _PATIENCE_SECONDS))
+
+        following: asyncio.Task[CodePage] | None = reading(after)
+        try:
+            while following is not None:
+                page = await following
+                following = None if page.next is None else reading(page.next)
+                yield page.codes
+        finally:
+            if following is not None:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+
+    async def _page(self, listing: Listing, after: str, limit: int, patience: float) -> CodePage:
+        # Of now, page by page: holds end while others are read.
+        cut_off = self._clock() - self._reservation_ttl
+        found = await listing.page(after=after, limit=limit, cut_off=cut_off, patience=patience)
+        return CodePage(tuple([self._shown(one) for one in found.codes]), found.next)
+
+    def _shown(self, code: Code) -> Code:
+        if code.assigned and code.reserved and code.assigned - code.reserved >= self._reservation_ttl:
             # It was assigned after that hold had ended.
-            return replace(found, reserve_id=None, reserved=None)
-        return found
+            return replace(code, reserve_id=None, reserved=None)
+        return code
 
     async def reserve(self, campaign_id: str, code_type: CodeType, count: int) -> Reservation:
         """Lend ``count`` available codes under a new reservation, or all that are left if they are fewer."""

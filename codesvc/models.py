@@ -41,6 +41,17 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
+class CodePage:
+    """Some codes of a campaign, by code; ``next`` is the one to go on after, None where there are no more.
+
+    There may be fewer than were asked for, or none at all, and more to come all the same.
+    """
+
+    codes: tuple[Code, ...] = field(repr=False)
+    next: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """How many codes of one campaign and type stand in each status."""
 

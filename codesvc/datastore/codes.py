@@ -21,10 +21,12 @@ from codesvc._fastcsv import Batch
 from codesvc.datastore.campaigns import Campaigns
 from codesvc.datastore.client import Mongo
 from codesvc.datastore.counting import Counting, Keeping, Verdict
+from codesvc.datastore.documents import read_code
 from codesvc.datastore.failures import translated
 from codesvc.datastore.holds import chosen
 from codesvc.datastore.indexes import ensure_indexes
 from codesvc.datastore.lending import Lending
+from codesvc.datastore.listing import CodeListing
 from codesvc.datastore.motion import Motion
 from codesvc.datastore.orders import Request
 from codesvc.datastore.reservations import RELEASED, Reservations, assigned, held_since
@@ -128,7 +130,11 @@ class CodeStore:
         """Read one code; None where the campaign has no such code."""
         with self._operation("find"):
             found = await self._mongo.codes.find_one({"_id": {"campaign_id": campaign_id, "code": code}})
-        return None if found is None else _code(found, cut_off)
+        return None if found is None else read_code(found, cut_off)
+
+    def listing(self, *, campaign_id: str, code_type: CodeType | None, status: Status | None) -> CodeListing:
+        """Make what tells of a campaign's codes, in pages, by code; of one type or status, or of all."""
+        return CodeListing(self._mongo, self._telemetry, campaign_id, code_type, status)
 
     async def verify_counts(self) -> AsyncIterator[Verdict]:
         """Compare all counts that are kept with the documents; those of campaigns that are written to are passed over.
@@ -219,28 +225,6 @@ class CodeStore:
                     if outcome is not None:
                         raise outcome
         return changed
-
-
-def _code(document: dict[str, Any], cut_off: datetime) -> Code:
-    """Read a document; a hold that has ended is none, but an assigned code keeps the one that it was assigned with."""
-    date = document["date"]
-    reserved, assigned = date.get("reserved"), date.get("assigned")
-    if assigned is not None:
-        status = Status.ASSIGNED
-    elif reserved is not None and reserved > cut_off:
-        status = Status.RESERVED
-    else:
-        status = Status.AVAILABLE
-        reserved = None
-    return Code(
-        code=document["_id"]["code"],
-        type=CodeType(document["type"]),
-        status=status,
-        saved=date["saved"],
-        reserve_id=None if reserved is None else document.get("reserveId"),
-        reserved=reserved,
-        assigned=assigned,
-    )
 
 
 class _AnnouncedWriter:

@@ -1,6 +1,6 @@
 """The handlers of /v1 but for uploads: each parses the request, makes one call, and serialises what came back."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from yarl import URL
 
 from codesvc.errors import NotFoundError
-from codesvc.models import ChangeCounts, Code, CodeType, Counts, Reservation, Status
+from codesvc.models import ChangeCounts, Code, CodePage, CodeType, Counts, Reservation, Status
 from codesvc.web.deadlines import Deadlines
 from codesvc.web.problems import RequestError
 from codesvc.web.schemas import (
@@ -38,6 +38,24 @@ class Inventory(Protocol):
 
     async def find(self, campaign_id: str, code: str) -> Code:
         """Tell where one code stands."""
+        ...
+
+    async def page(
+        self,
+        campaign_id: str,
+        *,
+        code_type: CodeType | None,
+        status: Status | None,
+        after: str,
+        limit: int,
+    ) -> CodePage:
+        """Tell of some codes of a campaign."""
+        ...
+
+    def export(
+        self, campaign_id: str, *, code_type: CodeType | None, status: Status | None, after: str
+    ) -> AsyncGenerator[Sequence[Code], None]:
+        """Yield all codes of a campaign, some at a time."""
         ...
 
     async def reserve(self, campaign_id: str, code_type: CodeType, count: int) -> Reservation:

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from codesvc.version import __version__
+from codesvc.web.openapi_listing import codes
 from codesvc.web.openapi_parts import (
     Json,
     campaign_parameters,
@@ -21,6 +22,8 @@ from codesvc.web.schemas import (
     CAMPAIGN_PATTERN,
     ChangeReply,
     CodeReply,
+    CodesQuery,
+    CodesReply,
     CodesRequest,
     CountQuery,
     CountReply,
@@ -35,13 +38,14 @@ from codesvc.web.schemas import (
 )
 from codesvc.web.upload_schemas import UPLOAD_ID_PATTERN, UploadResource, UploadsQuery, UploadsReply
 
-_REQUESTS: Final = (UploadRequest, UploadsQuery, CountQuery, ReserveRequest, CodesRequest)
+_REQUESTS: Final = (UploadRequest, UploadsQuery, CodesQuery, CountQuery, ReserveRequest, CodesRequest)
 _REPLIES: Final = (
     UploadReply,
     UploadResource,
     UploadsReply,
     CountReply,
     CodeReply,
+    CodesReply,
     ReserveReply,
     ChangeReply,
     StatusReply,
@@ -75,7 +79,7 @@ def openapi_document(limits: Limits | None = None, *, dev: bool = False, console
         "servers": [{"url": "/"}],
         "security": [{"token": []}],
         "tags": [
-            {"name": "codes", "description": "Loading and counting codes."},
+            {"name": "codes", "description": "Loading, counting and listing codes."},
             {"name": "uploads", "description": "What becomes of uploads."},
             {"name": "life cycle", "description": "Reserving, assigning and releasing codes."},
             {"name": "operation", "description": "For load balancers, scrapers and readers."},
@@ -101,6 +105,7 @@ def _v1_paths(schemas: Json) -> dict[str, Json]:
     return {
         "/v1/{campaignId}/codes": {
             "parameters": campaign_parameters(),
+            "get": codes(schemas),
             "post": upload(),
         },
         "/v1/{campaignId}/codes/count": {

@@ -61,6 +61,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "notFound": Problem(404, "There is nothing at this address"),
     "fileNotFound": Problem(404, "The file does not exist"),
     "methodNotAllowed": Problem(405, "The method is not allowed here"),
+    "notAcceptable": Problem(406, "There is no such representation"),
     "fileChanged": Problem(409, "The file was replaced while it was being read"),
     "uploadCancelled": Problem(409, "The upload was cancelled"),
     "payloadTooLarge": Problem(413, "The body is too large"),

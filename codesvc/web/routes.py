@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from codesvc.observability.telemetry import Telemetry
-from codesvc.web import handlers, upload_handlers
+from codesvc.web import handlers, listing_handlers, upload_handlers
 from codesvc.web.deadlines import Deadlines
 from codesvc.web.handlers import DEADLINES, DRAINING, INVENTORY, LIMITS, Inventory, json_response
 from codesvc.web.health import Health, Metrics
@@ -97,6 +97,7 @@ def _v1_routes() -> Iterable[Route]:
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/assign", handlers.assign, protected=True),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/release", handlers.release, protected=True),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/codes", upload_handlers.upload, protected=True),
+        Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes", listing_handlers.codes, protected=True),
         # NOTE: a slash within a code comes as %2F. Behind codes/count, which is no code's address.
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/{{code:[^/]+}}", handlers.code, protected=True),
         Route(hdrs.METH_GET, f"{_UPLOADS}/{{uploadId:[^/]+}}/events", upload_handlers.events, protected=True),

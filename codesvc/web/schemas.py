@@ -24,12 +24,14 @@ from codesvc.web.problems import RequestError
 
 CAMPAIGN_PATTERN: Final = r"[A-Za-z0-9._~-]{1,128}"
 FILE_KEY_PATTERN: Final = rf"codes/({CAMPAIGN_PATTERN})/(tm|external)/([^\x00-\x1f\x7f]+)"
+MAX_CODES_PAGE: Final = 1000
 MAX_FILE_KEY_BYTES: Final = 1024
 """The longest key of S3 (Amazon S3 User Guide, Naming objects), in bytes of UTF-8."""
 
 _campaign = re.compile(CAMPAIGN_PATTERN).fullmatch
 _file_key = re.compile(FILE_KEY_PATTERN).fullmatch
 _control = re.compile(r"[\x00-\x1f\x7f]").search
+_surrogate = re.compile(r"[\ud800-\udfff]").search
 
 
 # By identity, since it is part of the key of what is kept of queries: to hash its members costs as much as the rest.
@@ -131,6 +133,48 @@ class UploadRequest(RequestSchema):
         "header": "invalidJson",
         "strict": "invalidJson",
         "dryRun": "invalidJson",
+    }
+
+
+def _checked_place(code: str) -> str:
+    # It need not be a code that is there, nor one that could be: only text, to be compared with codes.
+    if _control(code) is not None or _surrogate(code) is not None:
+        raise PydanticCustomError("place", "is no code")
+    return code
+
+
+class CodesQuery(RequestSchema):
+    """Which codes to show."""
+
+    type: Annotated[CodeType, Field(strict=False, description="Of one type only.")] | SkipJsonSchema[None] = (
+        optional()
+    )
+    status: (
+        Annotated[Status, Field(strict=False, description="In one status only.")] | SkipJsonSchema[None]
+    ) = optional()
+    after: (
+        Annotated[
+            str,
+            AfterValidator(_checked_place),
+            Field(
+                description="Show those behind this code: the `next` of the page before.",
+                min_length=1,
+                max_length=MAX_CODE_BYTES,
+                json_schema_extra={"pattern": "^[^\\u0000-\\u001f\\u007f]+$"},
+            ),
+        ]
+        | SkipJsonSchema[None]
+    ) = optional()
+    limit: Annotated[
+        int,
+        Field(ge=1, le=MAX_CODES_PAGE, description="How many a page shows at most; a stream has no limit."),
+    ] = 100
+
+    problems = {
+        "type": "invalidType",
+        "status": "invalidStatus",
+        "after": "invalidAfter",
+        "limit": "invalidLimit",
     }
 
 
@@ -258,6 +302,13 @@ class CodeReply(BaseModel):
     status: Status
     reserveId: str | SkipJsonSchema[None] = optional()  # noqa: N815 - as it is spelt in JSON
     date: CodeStatusDates
+
+
+class CodesReply(BaseModel):
+    """A page of codes, in the order of their UTF-8 bytes; `next` is there when there may be more."""
+
+    codes: Annotated[list[CodeReply], Field(max_length=MAX_CODES_PAGE)]
+    next: str | SkipJsonSchema[None] = optional()
 
 
 class ChangeCount(BaseModel):

@@ -33,7 +33,7 @@ RFC3339_MILLISECONDS: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}
 _START_SECONDS: Final = 40.0
 _STOP_SECONDS: Final = 40.0
 _JWT_LIKE: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8}")
-_QUERY_LIKE: Final = re.compile(r"[?&](count|type|status|access_token|secretly)=")
+_QUERY_LIKE: Final = re.compile(r"[?&](count|type|status|after|limit|access_token|secretly)=")
 
 Document = dict[str, Any]
 

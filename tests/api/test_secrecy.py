@@ -29,6 +29,10 @@ def every_kind_of_request(world: World) -> str:
     service.count(campaign)
     code = codes[0]
     service.get(f"/v1/{campaign}/codes/{code}")
+    service.get(f"/v1/{campaign}/codes?after={code}&limit=3")
+    service.get(f"/v1/{campaign}/codes?after={code}&status={code}")
+    for media_type in ("text/csv", "application/x-ndjson", "application/xml"):
+        service.get(f"/v1/{campaign}/codes?after={code}", headers={"Accept": media_type})
     service.get(f"/v1/{code}%20/codes/count?type=tm")
     service.get(f"/{code}?secretly={code}")
     service.get(f"/v1/{campaign}/codes/count?type={code}&status={code}&access_token={token()}")
