@@ -50,6 +50,7 @@ _LOG_LINES: Final = 200
 
 # Server error codes: https://github.com/mongodb/mongo/blob/v6.0/src/mongo/base/error_codes.yml
 _NOT_YET_INITIALIZED: Final = 94
+_ALREADY_INITIALIZED: Final = 23
 
 # WiredTiger allocates its journal in files of 100 MB ahead of use; without room, it dies at its start.
 _ROOM_FOR_NEW_DATA: Final = 400 << 20
@@ -250,15 +251,27 @@ class Mongod:
 
     def _become_primary(self) -> None:
         with self.client() as client:
+            config = self._replica_set_config(client)
+            if config is not None:
+                self._claim(client, config)
+        wait_for_primary(self)
+
+    def _replica_set_config(self, client: MongoClient[dict[str, Any]]) -> dict[str, Any] | None:
+        """Return the configuration that the data directory holds; None where there was none, and one was made."""
+        while True:
             try:
-                config = client.admin.command("replSetGetConfig")["config"]
+                return dict(client.admin.command("replSetGetConfig")["config"])
             except OperationFailure as error:
                 if error.code != _NOT_YET_INITIALIZED:
                     raise LocalStackError(f"mongod: {_one_line(error)}") from None
+            try:
                 client.admin.command("replSetInitiate", _config(self.options.replica_set, [self.address]))
+            except OperationFailure as error:
+                # It holds one, and has only now read it.
+                if error.code != _ALREADY_INITIALIZED:
+                    raise LocalStackError(f"mongod: {_one_line(error)}") from None
             else:
-                self._claim(client, config)
-        wait_for_primary(self)
+                return None
 
     def _claim(self, client: MongoClient[dict[str, Any]], config: dict[str, Any]) -> None:
         """Put this port in the place of the one that the data directory was last used with."""
