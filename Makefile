@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+DRIVERS := build/drivers
 PY := $(VENV)/bin/python
 ARGS ?=
 
@@ -13,7 +14,7 @@ EXTENSION := $(wildcard codesvc/_fastcsv.*.so)
 EXTENSION_SOURCES := setup.py pyproject.toml $(wildcard codesvc/*.pyx codesvc/*.pxd codesvc/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick sanitize soak fuzz build lock clean FORCE
+.PHONY: help run test lint bench bench-quick sanitize drivers soak fuzz build lock clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -26,7 +27,13 @@ run: build ## start everything, load 1,000,000 codes, stay up until Ctrl-C
 test: build ## the native core under sanitizers, then the whole test suite on a real mongod
 	@$(PY) .ci/tools.py
 	@$(PY) tests/native/sanitize.py -q
-	@$(PY) -m pytest $(ARGS)
+	@$(MAKE) --no-print-directory drivers ARGS=-q
+	@# Two at once, since most tests wait for a process or a clock; those of one file share what they start.
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+
+drivers: build $(DRIVERS)/.installed ## the datastore's tests, on the oldest drivers of MongoDB that are allowed
+	@PYTHONPATH=$(DRIVERS) $(PY) -c 'import motor, pymongo; print(f"PyMongo {pymongo.version}, Motor {motor.version}")'
+	@PYTHONPATH=$(DRIVERS) $(PY) -m pytest -n 2 --dist loadfile tests/datastore $(ARGS)
 
 lint: build ## formatter, linter, strict types, stubs, and a build whose warnings are errors
 	@$(PY) -m ruff format --check .
@@ -70,6 +77,8 @@ lock: $(VENV)/.made ## write requirements/*.txt again from pyproject.toml
 	@$(COMPILE) --extra dev -c requirements/prod.txt pyproject.toml -o requirements/dev.txt
 	@$(COMPILE) --extra bench -c requirements/dev.txt pyproject.toml -o requirements/bench.txt
 	@$(COMPILE) -c requirements/dev.txt build/build.in -o requirements/build.txt
+	@sed -nE 's/^ *"(motor|pymongo)>=([0-9.]+),.*/\1==\2/p' pyproject.toml > build/drivers.in
+	@$(COMPILE) --no-deps build/drivers.in -o requirements/oldest-drivers.txt
 	@$(PY) -c 'import tomllib; \
 		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["audit"], sep="\n")' \
 		> build/audit.in
@@ -96,6 +105,10 @@ $(VENV)/.installed: requirements/dev.txt $(VENV)/.made
 $(VENV)/.bench: requirements/bench.txt $(VENV)/.installed
 	@echo "Installing what requirements/bench.txt pins (pyarrow and polars are large)"
 	@$(PY) -m pip install -qq --require-hashes -r requirements/bench.txt && touch $@
+
+$(DRIVERS)/.installed: requirements/oldest-drivers.txt $(VENV)/.installed
+	@rm -rf $(DRIVERS)
+	@$(PY) -m pip install -qq --no-deps --require-hashes --target $(DRIVERS) -r $< && touch $@
 
 $(VENV)/.built: $(EXTENSION_SOURCES) $(VENV)/.installed $(if $(EXTENSION),,FORCE)
 	@echo "Building the extension"
