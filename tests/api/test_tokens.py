@@ -1,8 +1,5 @@
 """Who may come in: every way a token is checked."""
 
-import base64
-import hashlib
-import hmac
 import http.server
 import json
 import threading
@@ -18,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from .forging import encoded, hand_made, part, signed
 from .harness import SECRET, Reply, Service, assert_problem, eventually, in_parallel, running, token
 
 TARGET = "/v1/12345/codes/count?type=tm"
@@ -443,21 +441,3 @@ def test_rotation(services: dict[str, Service], key_set: KeySet) -> None:
     finally:
         key_set.status = 200
         key_set.keys = kept
-
-
-def encoded(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def part(value: Any) -> str:
-    return encoded(json.dumps(value).encode())
-
-
-def signed(head: str, body: str, *, secret: bytes = SECRET.encode()) -> str:
-    text = f"{head}.{body}"
-    return f"{text}.{encoded(hmac.new(secret, text.encode(), hashlib.sha256).digest())}"
-
-
-def hand_made(claims: dict[str, Any], header: dict[str, Any] | None = None) -> str:
-    """Sign what a library would refuse to."""
-    return signed(part({"alg": "HS256", "typ": "JWT"} if header is None else header), part(claims))
