@@ -10,6 +10,7 @@ from yarl import URL
 
 from codesvc.errors import NotFoundError
 from codesvc.models import ChangeCounts, Code, CodePage, CodeType, Counts, Reservation, Status
+from codesvc.web.bodies import CODINGS, inflated
 from codesvc.web.deadlines import Deadlines
 from codesvc.web.problems import RequestError
 from codesvc.web.schemas import (
@@ -81,7 +82,7 @@ DEADLINES: Final = web.AppKey("deadlines", Deadlines)
 DRAINING: Final[web.AppKey[Callable[[], bool]]] = web.AppKey("draining")
 
 JSON: Final = "application/json"
-_DECODABLE: Final = frozenset({"", "identity", "gzip", "deflate"})
+_PLAIN: Final = frozenset({"", "identity"})
 
 
 async def count(request: web.Request) -> web.Response:
@@ -199,7 +200,8 @@ async def json_object(
     content_type = request.headers.get(hdrs.CONTENT_TYPE, JSON).partition(";")[0].strip().lower()
     if content_type not in {JSON, ""}:
         raise RequestError("unsupportedMediaType", f"The body must be {JSON}")
-    if request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in _DECODABLE:
+    coding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    if coding not in _PLAIN and coding not in CODINGS:
         raise RequestError("unsupportedMediaType", "The body must be sent as it is, or by gzip or deflate")
     length = request.content_length
     if length is not None and length > limits.max_body:
@@ -215,6 +217,8 @@ async def json_object(
         raise RequestError("invalidJson", "The body cannot be read") from None
     except ConnectionError:
         raise ClientGoneError from None
+    if coding in CODINGS:
+        body = await inflated(body, coding, limits.max_body)
     if may_be_empty and not body:
         return {}
     try:

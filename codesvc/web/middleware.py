@@ -30,6 +30,7 @@ from codesvc.web.streaming import Stream
 CORRELATION_HEADER: Final = istr("X-Correlation-ID")
 TRACEPARENT: Final = istr("traceparent")
 SERVER_NAME: Final = "codesvc"
+_NO_SNIFFING: Final = istr("X-Content-Type-Options")
 UNMATCHED: Final = "unmatched"
 CLIENT_CLOSED_REQUEST: Final = 499
 """What nginx logs for a client that did not wait; it reaches nobody."""
@@ -208,6 +209,7 @@ def _dress(response: web.StreamResponse, route: RouteInfo, correlation: str) -> 
     headers = response.headers
     headers[CORRELATION_HEADER] = correlation
     headers[hdrs.SERVER] = SERVER_NAME
+    headers[_NO_SNIFFING] = "nosniff"
     if route.protected:
         headers[hdrs.CACHE_CONTROL] = "no-store"
 

@@ -23,10 +23,13 @@ _logger = getLogger(__name__)
 
 
 class WebRunner(web.AppRunner):
-    """An AppRunner whose every response, whoever makes it, has passed the edge; writes no access log itself."""
+    """An AppRunner whose every response, whoever makes it, has passed the edge.
+
+    It writes no access log itself, and leaves bodies as they come: see codesvc/web/bodies.py.
+    """
 
     def __init__(self, app: web.Application, **kwargs: Any) -> None:
-        super().__init__(app, **{"access_log": None} | kwargs)
+        super().__init__(app, **{"access_log": None, "auto_decompress": False} | kwargs)
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()

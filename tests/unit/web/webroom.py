@@ -36,6 +36,7 @@ from codesvc.observability.telemetry import Telemetry
 from codesvc.web.auth import Authenticator, TokenRules, mint_token
 from codesvc.web.routes import create_web_app
 from codesvc.web.schemas import Limits
+from codesvc.web.server import WebRunner
 
 SECRET = "a secret that is long enough for HS256, and then some"
 NOW = datetime(2026, 3, 4, 5, 6, 7, 89_999, tzinfo=UTC)
@@ -190,6 +191,15 @@ def bearer(**kwargs: Any) -> dict[str, str]:
     return {"Authorization": f"Bearer {token(**kwargs)}"}
 
 
+class Host(TestServer):
+    """Serves the application as `codesvc serve` does."""
+
+    __test__ = False
+
+    async def _make_runner(self, **kwargs: Any) -> WebRunner:
+        return WebRunner(self.app, **kwargs)
+
+
 @pytest.fixture
 def service() -> Service:
     return Service()
@@ -198,14 +208,14 @@ def service() -> Service:
 @pytest.fixture
 async def client(service: Service) -> AsyncIterator[Client]:
     """A client that sends a valid token, unless a test says otherwise."""
-    async with TestClient(TestServer(service.application()), headers=bearer()) as client:
+    async with TestClient(Host(service.application()), headers=bearer()) as client:
         yield client
 
 
 @pytest.fixture
 async def anonymous(service: Service) -> AsyncIterator[Client]:
     """A client without a token."""
-    async with TestClient(TestServer(service.application())) as client:
+    async with TestClient(Host(service.application())) as client:
         yield client
 
 
