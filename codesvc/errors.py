@@ -30,6 +30,10 @@ class NotFoundError(CodesvcError):
     """There is nothing by that name."""
 
 
+class NotEnoughCodesError(CodesvcError):
+    """Fewer codes are available than a reserve would have at least; it holds none."""
+
+
 class SourceNotFoundError(CodesvcError):
     """The file of an upload does not exist."""
 

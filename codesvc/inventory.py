@@ -50,8 +50,15 @@ class Store(Protocol):
         reserve_id: str,
         now: datetime,
         cut_off: datetime,
+        minimum: int = 0,
+        shortened: timedelta = timedelta(0),
     ) -> list[ReservedCode]:
-        """Hold ``count`` available codes, or all that are left."""
+        """Hold ``count`` available codes, or all that are left; none if those are fewer than ``minimum``."""
+
+    async def reservation(
+        self, *, campaign_id: str, reserve_id: str, cut_off: datetime
+    ) -> tuple[list[ReservedCode], datetime] | None:
+        """Read what a live reservation holds, and from when on its end is reckoned."""
 
     async def assign(self, *, campaign_id: str, codes: Sequence[str], now: datetime) -> int:
         """Assign the codes not assigned yet; return how many."""
@@ -173,15 +180,35 @@ class Inventory:
         return CodePage(tuple([self._shown(one) for one in found.codes]), found.next)
 
     def _shown(self, code: Code) -> Code:
-        if code.assigned and code.reserved and code.assigned - code.reserved >= self._reservation_ttl:
+        if code.assigned and code.reckoned and code.assigned - code.reckoned >= self._reservation_ttl:
             # It was assigned after that hold had ended.
-            return replace(code, reserve_id=None, reserved=None)
+            return replace(code, reserve_id=None, reserved=None, reckoned=None)
         return code
 
-    async def reserve(self, campaign_id: str, code_type: CodeType, count: int) -> Reservation:
-        """Lend ``count`` available codes under a new reservation, or all that are left if they are fewer."""
+    async def reserve(
+        self,
+        campaign_id: str,
+        code_type: CodeType,
+        count: int,
+        *,
+        ttl: timedelta | None = None,
+        minimum: int = 0,
+        reserve_id: str | None = None,
+    ) -> Reservation:
+        """Lend ``count`` available codes under a new reservation, or all that are left if they are fewer.
+
+        Arguments:
+            ttl: how long the hold lasts, if not as long as others; never longer.
+            minimum: with fewer codes than so many, none is lent.
+            reserve_id: of the reservation, if it is not to be a new one: a UUID that no other has.
+
+        Raises:
+            NotEnoughCodesError: there are fewer than ``minimum``.
+
+        """
         now = self._clock()
-        reserve_id = str(uuid4())
+        lasting = min(ttl or self._reservation_ttl, self._reservation_ttl)
+        reserve_id = reserve_id or str(uuid4())
         codes = await self._store.reserve(
             campaign_id=campaign_id,
             code_type=code_type,
@@ -189,8 +216,26 @@ class Inventory:
             reserve_id=reserve_id,
             now=now,
             cut_off=now - self._reservation_ttl,
+            minimum=minimum,
+            shortened=self._reservation_ttl - lasting,
         )
-        return Reservation(reserve_id=reserve_id, codes=tuple(codes))
+        began = codes[0].reserved if codes else now
+        return Reservation(reserve_id=reserve_id, codes=tuple(codes), expires=began + lasting)
+
+    async def reservation(self, campaign_id: str, reserve_id: str) -> Reservation:
+        """Tell what a live reservation still holds.
+
+        Raises:
+            NotFoundError: nothing (any more), or not in this campaign.
+
+        """
+        found = await self._store.reservation(
+            campaign_id=campaign_id, reserve_id=reserve_id, cut_off=self._clock() - self._reservation_ttl
+        )
+        if found is None:
+            raise NotFoundError("The campaign has no such reservation, or it holds nothing any more.")
+        codes, reckoned = found
+        return Reservation(reserve_id, tuple(codes), expires=reckoned + self._reservation_ttl)
 
     async def assign(self, campaign_id: str, codes: Sequence[str]) -> ChangeCounts:
         """Assign available and reserved codes; those assigned before keep their date and are not counted."""

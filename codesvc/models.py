@@ -28,7 +28,8 @@ class Status(StrEnum):
 class Code:
     """One code and where it stands; instants are in UTC, with a resolution of a millisecond.
 
-    ``reserve_id`` and ``reserved`` are of the hold that is live, or under which the code was assigned.
+    ``reserve_id`` and ``reserved`` are of the hold that is live, or under which the code was assigned. ``reckoned`` is
+    the instant from which the end of that hold is reckoned: earlier than ``reserved`` where it is shorter than others.
     """
 
     code: str = field(repr=False)
@@ -38,6 +39,7 @@ class Code:
     reserve_id: str | None = None
     reserved: datetime | None = None
     assigned: datetime | None = None
+    reckoned: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,14 @@ class ReservedCode:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What one reserve lent: possibly fewer codes than asked for, possibly none."""
+    """What one reserve lent, possibly fewer codes than asked for, possibly none; or what it still holds.
+
+    ``expires`` is the end of the hold; None where a service of an earlier version does not tell.
+    """
 
     reserve_id: str
     codes: tuple[ReservedCode, ...] = field(repr=False)
+    expires: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,9 @@ async def _serve(settings: Settings, member: Member | None) -> None:
             ready=service.ready,
             draining=drain.begun,
             limits=Limits(
-                max_reserve=settings.max_reserve, max_codes_per_request=settings.max_codes_per_request
+                max_reserve=settings.max_reserve,
+                max_codes_per_request=settings.max_codes_per_request,
+                reservation_ttl=settings.reservation_ttl,
             ),
             dev_token=_dev_token(settings),
             console=settings.console,

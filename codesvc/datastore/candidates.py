@@ -27,6 +27,7 @@ and candidates are fetched in any case.)"""
 _FRESH_SECONDS: Final = 2.0
 _FIRST_AHEAD: Final = 64
 _MOST_AHEAD: Final = 1_000
+_OF_A_HOLD: Final = {"date.reserved": 1, "date.held": 1, "reserveId": 1}
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -35,6 +36,7 @@ class EndedHold(NamedTuple):
 
     reserve_id: str | None
     reserved: datetime
+    held: datetime | None = None
 
 
 class Candidate(NamedTuple):
@@ -141,7 +143,7 @@ class Candidates:
     async def _read_some(
         self, query: dict[str, Any], count: int, session: AsyncSession | None, *, held: bool
     ) -> list[Candidate]:
-        projection = {"_id.code": 1, "date.saved": 1} | ({"date.reserved": 1, "reserveId": 1} if held else {})
+        projection = {"_id.code": 1, "date.saved": 1} | (_OF_A_HOLD if held else {})
         cursor = self._codes.find(query, projection, limit=count, batch_size=count + 1, session=session)
         found: list[Candidate] = []
         known: Any = None
@@ -149,7 +151,7 @@ class Candidates:
             saved = one["date"]["saved"]
             # Neighbours often came with one upload. One object for one instant: it is told by identity further on.
             known = known if saved == known else saved
-            ended = EndedHold(one.get("reserveId"), one["date"]["reserved"]) if held else None
+            ended = _ended_hold(one) if held else None
             found.append(Candidate(one["_id"]["code"], known, ended))
         return found
 
@@ -179,6 +181,11 @@ class Candidates:
             query, projection, sort=order, session=session
         )
         return found
+
+
+def _ended_hold(document: dict[str, Any]) -> EndedHold:
+    date = document["date"]
+    return EndedHold(document.get("reserveId"), date["reserved"], date.get("held"))
 
 
 def random_between(first: str, last: str) -> str:

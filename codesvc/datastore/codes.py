@@ -2,17 +2,18 @@
 
 A document, as CONTRACT.md gives it (the fields of ``date`` but ``saved``, and ``reserveId``, are absent until set):
 
-    {_id: {campaign_id, code}, type, reserveId, date: {saved, reserved, assigned}}
+    {_id: {campaign_id, code}, type, reserveId, date: {saved, reserved, held, assigned}}
 
 A code's status is not stored: it follows from two dates and the clock, so a hold expires without anybody writing.
-codesvc/datastore/counting.py says how.
+codesvc/datastore/counting.py says how. A hold that is shorter than others is dated back for that in ``date.reserved``,
+and ``date.held`` is its true beginning.
 """
 
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import pymongo
@@ -23,17 +24,18 @@ from codesvc.datastore.client import Mongo
 from codesvc.datastore.counting import Counting, Keeping, Verdict
 from codesvc.datastore.documents import read_code
 from codesvc.datastore.failures import translated
-from codesvc.datastore.holds import chosen
+from codesvc.datastore.holds import RELEASED, chosen
 from codesvc.datastore.indexes import ensure_indexes
 from codesvc.datastore.lending import Lending
 from codesvc.datastore.listing import CodeListing
 from codesvc.datastore.motion import Motion
 from codesvc.datastore.orders import Request
-from codesvc.datastore.reservations import RELEASED, Reservations, assigned, held_since
+from codesvc.datastore.reservations import Reservations, assigned, held_since
 from codesvc.datastore.stock import Sampling, Stock
 from codesvc.datastore.telemetry import Samples, Telemetry
 from codesvc.datastore.wire import COMMAND_OVERHEAD, Wire, raw_encoding_works
 from codesvc.datastore.writers import BatchWriter, InsertFirstWriter, UpsertWriter
+from codesvc.errors import NotEnoughCodesError
 from codesvc.models import (
     MAX_CODE_BYTES,
     ChangeCounts,
@@ -156,20 +158,33 @@ class CodeStore:
         reserve_id: str,
         now: datetime,
         cut_off: datetime,
+        minimum: int = 0,
+        shortened: timedelta = timedelta(0),
     ) -> list[ReservedCode]:
-        """Hold ``count`` available codes, or all that are left if they are fewer: see codesvc/datastore/lending.py."""
-        request = Request(campaign_id, code_type, count, reserve_id, now, cut_off)
+        """Hold ``count`` available codes, or all that are left if they are fewer: see codesvc/datastore/lending.py.
+
+        The hold ends so much earlier than others as ``shortened``. It may begin later than ``now``.
+
+        Raises:
+            NotEnoughCodesError: fewer than ``minimum`` are left, and none is held.
+
+        """
+        request = Request(campaign_id, code_type, count, reserve_id, now, cut_off, minimum, shortened)
         # Not under a time limit of this caller's own: callers are served together.
         with self._telemetry.datastore_operation("reserve"):
-            found = await self._lending.reserve(request)
+            found, began, refused = await self._lending.reserve(request)
         self._telemetry.reserved(
             code_type.value,
             requested=count,
             lent=len(found),
             expired=sum(one.ended is not None for one in found),
         )
+        if refused:
+            raise NotEnoughCodesError("Fewer codes are available than are asked for at least.")
         return [
-            ReservedCode(code=one.code, type=code_type, reserve_id=reserve_id, saved=one.saved, reserved=now)
+            ReservedCode(
+                code=one.code, type=code_type, reserve_id=reserve_id, saved=one.saved, reserved=began
+            )
             for one in found
         ]
 
@@ -182,6 +197,13 @@ class CodeStore:
         """Make reserved codes available again; return how many there were."""
         with self._operation("release"):
             return await self._change(campaign_id, codes, held_since(cut_off), RELEASED)
+
+    async def reservation(
+        self, *, campaign_id: str, reserve_id: str, cut_off: datetime
+    ) -> tuple[list[ReservedCode], datetime] | None:
+        """Read what a live reservation holds, by code, and from when on its end is reckoned; None for nothing."""
+        with self._operation("reservation"):
+            return await self._reservations.read(campaign_id, reserve_id, cut_off=cut_off)
 
     async def assign_reservation(
         self, *, campaign_id: str, reserve_id: str, now: datetime, cut_off: datetime

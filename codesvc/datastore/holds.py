@@ -14,6 +14,11 @@ from codesvc.models import CodeType
 _CODES_PER_STATEMENT: Final = 1_000
 # A statement takes 450 KB at the most (codes of 256 bytes in a campaign of 128), a command 16 MB.
 _STATEMENTS_PER_COMMAND: Final = 32
+# What is chosen by _id is found by it: codes_by_reservation would have the server pass over all else of a reservation.
+_BY_ID: Final = {"_id": 1}
+
+RELEASED: Final = {"$unset": {"date.reserved": "", "date.held": "", "reserveId": ""}}
+"""What takes a hold off."""
 
 
 class Holds:
@@ -42,7 +47,7 @@ class Holds:
         ours = {"reserveId": {"$in": [share.order.request.reserve_id for share in shares]}}
         found: set[str] = set()
         for chosen in self._chosen([one for share in shares for one in share.candidates]):
-            cursor = self._mongo.codes.find(chosen | ours, {"_id": 1})
+            cursor = self._mongo.codes.find(chosen | ours, {"_id": 1}, hint=_BY_ID)
             found.update([one["_id"]["code"] for one in await cursor.to_list(_CODES_PER_STATEMENT)])
         return found
 
@@ -57,14 +62,22 @@ class Holds:
             by_hold.setdefault(one.ended, []).append(one)
         mine = {"reserveId": order.request.reserve_id, "date.assigned": None}
         await self._run(
-            {"q": chosen | mine, "u": _put_back(ended), "multi": True}
+            {"q": chosen | mine, "u": _put_back(ended), "multi": True, "hint": _BY_ID}
             for ended, candidates in by_hold.items()
             for chosen in self._chosen(candidates)
         )
         order.held = []
 
     def _statements(self, request: Request, candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
-        change = {"$set": {"reserveId": request.reserve_id, "date.reserved": request.now}}
+        fields: dict[str, Any] = {
+            "reserveId": request.reserve_id,
+            "date.reserved": request.now - request.shortened,
+        }
+        change: dict[str, Any] = {"$set": fields}
+        anew = {"$set": fields, "$unset": {"date.held": ""}}
+        if request.shortened:
+            fields["date.held"] = request.now
+            anew = change
         still = {
             "type": self._type.value,
             "date.assigned": None,
@@ -76,7 +89,7 @@ class Holds:
             codes = {"_id.code": {"$in": fresh[start : start + _CODES_PER_STATEMENT]}}
             yield {"q": self._never_held | codes, "u": change, "multi": True}
         for chosen in self._chosen([one for one in candidates if one.ended is not None]):
-            yield {"q": chosen | still, "u": change, "multi": True}
+            yield {"q": chosen | still, "u": anew, "multi": True}
 
     def _chosen(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
         return chosen(self._campaign_id, [one.code for one in candidates])
@@ -104,10 +117,11 @@ class Holds:
 
 def _put_back(ended: EndedHold | None) -> dict[str, Any]:
     if ended is None:
-        return {"$unset": {"date.reserved": "", "reserveId": ""}}
-    if ended.reserve_id is None:
-        return {"$set": {"date.reserved": ended.reserved}, "$unset": {"reserveId": ""}}
-    return {"$set": {"date.reserved": ended.reserved, "reserveId": ended.reserve_id}}
+        return RELEASED
+    fields = {"date.reserved": ended.reserved, "date.held": ended.held, "reserveId": ended.reserve_id}
+    change = {"$set": {name: value for name, value in fields.items() if value is not None}}
+    absent = {name: "" for name, value in fields.items() if value is None}
+    return change | ({"$unset": absent} if absent else {})
 
 
 def chosen(campaign_id: str, codes: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -36,7 +36,17 @@ from codesvc.datastore.client import AsyncSession, Mongo, transaction
 from codesvc.datastore.failures import may_be_sent_again, translated
 from codesvc.datastore.holds import Holds
 from codesvc.datastore.motion import Motion
-from codesvc.datastore.orders import Dealer, Order, Request, Share, missing, unfilled
+from codesvc.datastore.orders import (
+    Dealer,
+    Lent,
+    Order,
+    Request,
+    Share,
+    date_alike,
+    deal_the_last,
+    missing,
+    unfilled,
+)
 from codesvc.datastore.telemetry import Telemetry
 from codesvc.errors import DatabaseUnavailableError
 from codesvc.models import CodeType
@@ -53,6 +63,7 @@ _PLENTY_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.05
 _FIRST_PAUSE: Final = 0.002
 _LONGEST_PAUSE: Final = 0.1
+_SECOND_LOOKS: Final = (0.01, 0.02, 0.04, 0.08)
 _REMEMBERED_LENDERS: Final = 10_000
 _WRITE_CONFLICT: Final = 112
 _TRANSIENT: Final = "TransientTransactionError"
@@ -76,8 +87,8 @@ class Lending:
         self._telemetry = telemetry
         self._lenders: dict[tuple[str, CodeType], _Lender] = {}
 
-    async def reserve(self, request: Request) -> list[Candidate]:
-        """Hold as many codes as are wanted, or all that are left."""
+    async def reserve(self, request: Request) -> Lent:
+        """Hold as many codes as are wanted, or all that are left, or none if those are fewer than the minimum."""
         key = (request.campaign_id, request.code_type)
         lender = self._lenders.get(key)
         if lender is None:
@@ -126,7 +137,7 @@ class _Lender:
         """Whether anybody waits."""
         return bool(self._workers)
 
-    async def serve(self, request: Request) -> list[Candidate]:
+    async def serve(self, request: Request) -> Lent:
         """Hold codes for one caller."""
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + self._mongo.timeout
@@ -171,6 +182,8 @@ class _Lender:
             if not order.result.done():
                 orders.append(order)
                 codes += order.request.count
+        if len(orders) > 1:
+            date_alike(orders)
         return orders
 
     async def _fill(self, orders: Sequence[Order]) -> None:
@@ -180,6 +193,9 @@ class _Lender:
         if left:
             async with self._alone(left):
                 await self._lend_the_last(left)
+        await self._finish(orders)
+
+    async def _finish(self, orders: Sequence[Order]) -> None:
         for order in orders:
             order.finish()
         if gone := [order for order in orders if order.deserted]:
@@ -322,12 +338,16 @@ class _Lender:
         if now - self._looked_for_plenty < _PLENTY_SECONDS:
             return
         self._looked_for_plenty = now
-        found = await self._candidates.take(_PLENTY, cut_off)
-        self._candidates.done(found)
-        if len(found) == _PLENTY:
+        if len(await self._look(_PLENTY, cut_off)) == _PLENTY:
             if self._type.value in (await self._campaigns.read(self._campaign_id)).scarce:
                 await self._campaigns.set_scarce(self._campaign_id, self._type.value, scarce=False)
             self._scarce = False
+
+    async def _look(self, count: int, cut_off: datetime) -> list[Candidate]:
+        """Find candidates that are not to be held."""
+        found = await self._candidates.take(count, cut_off)
+        self._candidates.done(found)
+        return found
 
     async def _hold_in_transaction(
         self, orders: Sequence[Order], campaign: Campaign, deadline: float
@@ -347,7 +367,6 @@ class _Lender:
 
     async def _try_in_transaction(self, orders: Sequence[Order], before: Campaign, deadline: float) -> None:
         wanted = missing(orders)
-        shares: list[Share] = []
         try:
             async with transaction(self._mongo) as session:
                 found = await self._candidates.find(wanted, orders[0].request.cut_off, session)
@@ -358,11 +377,12 @@ class _Lender:
                         # What was not found may be held for a moment only. Nothing is held here: the others would
                         # miss it in turn.
                         raise _UnprovenError
-                if found:
-                    shares = list(Dealer(orders).deal(found))
+                shares, refused = deal_the_last(orders, found)
+                if shares:
+                    dealt = sum(len(share.candidates) for share in shares)
                     held = await self._holds.hold(shares, session)
-                    if held != len(found):
-                        self._telemetry.reserve_conflicts(len(found) - held)
+                    if held != dealt:
+                        self._telemetry.reserve_conflicts(dealt - held)
                         raise _InTheWayError
                     await self._commit(session, deadline)
         except PyMongoError as error:
@@ -373,6 +393,8 @@ class _Lender:
             raise
         for share in shares:
             share.held()
+        for order in refused:
+            order.refused = True
 
     async def _commit(self, session: AsyncSession, deadline: float) -> None:
         """Commit, and ask again while it is unknown whether the commit took effect (a commit may be repeated)."""
@@ -392,17 +414,35 @@ class _StandaloneLender(_Lender):
     """Without transactions: one caller at a time."""
 
     async def _fill(self, orders: Sequence[Order]) -> None:
-        async with self._alone(orders):
-            for order in orders:
-                while order.missing and await self._hold_some([order]):
-                    pass
-                found = await self._candidates.take(order.missing, order.request.cut_off)
-                try:
-                    if found:
-                        await self._hold([Share(order, found)])
-                finally:
-                    self._candidates.done(found)
-                order.finish()
+        for order in orders:
+            # What is missing to a minimum may be held for a moment only, by another process that gives it back.
+            for pause in _SECOND_LOOKS:
+                async with self._alone([order]):
+                    if await self._filled(order):
+                        break
+                await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - no secret
+            else:
+                order.refused = True
+            await self._finish([order])
+
+    async def _filled(self, order: Order) -> bool:
+        """Hold what there is, or nothing if that is less than the minimum: then return False."""
+        minimum = order.request.minimum
+        if minimum and len(await self._look(minimum, order.request.cut_off)) < minimum:
+            return False
+        while order.missing and await self._hold_some([order]):
+            pass
+        if order.missing:
+            found = await self._candidates.take(order.missing, order.request.cut_off)
+            try:
+                if found:
+                    await self._hold([Share(order, found)])
+            finally:
+                self._candidates.done(found)
+        if len(order.held) >= minimum:
+            return True
+        await self._give_back([order])
+        return False
 
 
 class _UnprovenError(Exception):

@@ -4,8 +4,9 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from codesvc.datastore.candidates import Candidate
 from codesvc.models import CodeType
@@ -13,7 +14,10 @@ from codesvc.models import CodeType
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a caller wants: ``count`` codes held from ``now`` on; a hold is live while it began after ``cut_off``."""
+    """What a caller wants: ``count`` codes held from ``now`` on; a hold is live while it began after ``cut_off``.
+
+    With fewer than ``minimum``, it would rather have none. The hold ends so much earlier than others as ``shortened``.
+    """
 
     campaign_id: str
     code_type: CodeType
@@ -21,17 +25,31 @@ class Request:
     reserve_id: str
     now: datetime
     cut_off: datetime
+    minimum: int = 0
+    shortened: timedelta = timedelta(0)
+
+
+class Lent(NamedTuple):
+    """What came of a request: the codes that are held since ``began``, or ``refused``, and none are."""
+
+    codes: list[Candidate]
+    began: datetime
+    refused: bool = False
 
 
 @dataclass(slots=True)
 class Order:
-    """A request under way; ``deadline`` is of the monotonic clock, ``context`` a copy of the caller's."""
+    """A request under way; ``deadline`` is of the monotonic clock, ``context`` a copy of the caller's.
+
+    It is ``refused`` if there are fewer codes than its minimum; then nothing is held for it.
+    """
 
     request: Request
-    result: "asyncio.Future[list[Candidate]]"
+    result: "asyncio.Future[Lent]"
     deadline: float
     context: Context
     held: list[Candidate] = field(default_factory=list)
+    refused: bool = False
 
     @property
     def missing(self) -> int:
@@ -46,7 +64,7 @@ class Order:
     def finish(self) -> None:
         """Let the caller go with what is held."""
         if not self.result.done():
-            self.result.set_result(self.held)
+            self.result.set_result(Lent(self.held, self.request.now, self.refused))
 
     def fail(self, error: BaseException) -> None:
         """Let the caller go with an error."""
@@ -82,6 +100,37 @@ class Dealer:
                 self._missing.appendleft((order, missing - len(share)))
             yield Share(order, share)
             start += len(share)
+
+
+def deal_the_last(
+    orders: Sequence[Order], candidates: Sequence[Candidate]
+) -> tuple[list[Share], list[Order]]:
+    """Deal all that is left to orders that hold nothing yet; also tell whose minimum it does not reach.
+
+    Those get none, and what they leave goes to those behind them.
+    """
+    shares: list[Share] = []
+    refused: list[Order] = []
+    start = 0
+    for order in orders:
+        share = list(candidates[start : start + order.missing])
+        if len(share) < order.request.minimum:
+            refused.append(order)
+        elif share:
+            shares.append(Share(order, share))
+            start += len(share)
+    return shares, refused
+
+
+def date_alike(orders: Sequence[Order]) -> None:
+    """Let orders that are served together hold from one instant on, that of the last of them.
+
+    A hold that had not ended when the first of them came may have by then, and is looked for once for all of them.
+    """
+    last = max((order.request for order in orders), key=lambda request: request.now)
+    for order in orders:
+        if order.request.now != last.now:
+            order.request = replace(order.request, now=last.now, cut_off=last.cut_off)
 
 
 def unfilled(orders: Iterable[Order]) -> list[Order]:

@@ -11,12 +11,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from codesvc.datastore.client import Mongo
+from codesvc.datastore.documents import began
 from codesvc.datastore.indexes import BY_RESERVATION
 from codesvc.datastore.motion import Motion
-from codesvc.models import ChangeCounts
+from codesvc.models import ChangeCounts, CodeType, ReservedCode
 
-RELEASED: Final = {"$unset": {"date.reserved": "", "reserveId": ""}}
-"""What takes a hold off."""
+_READ_AT_ONCE: Final = 1_000
 
 
 def assigned(now: datetime) -> dict[str, Any]:
@@ -35,6 +35,30 @@ class Reservations:
     def __init__(self, mongo: Mongo, motion: Motion) -> None:
         self._mongo = mongo
         self._motion = motion
+
+    async def read(
+        self, campaign_id: str, reserve_id: str, *, cut_off: datetime
+    ) -> tuple[list[ReservedCode], datetime] | None:
+        """Read what is held under ``reserve_id``, by code, and from when on its end is reckoned; None for nothing."""
+        query = self._held(campaign_id, reserve_id, cut_off)
+        cursor = self._mongo.codes.find(query, {"type": 1, "date": 1}, hint=BY_RESERVATION)
+        codes: list[ReservedCode] = []
+        reckoned = cut_off
+        while some := await cursor.to_list(_READ_AT_ONCE):
+            for one in some:
+                date = one["date"]
+                reckoned = max(reckoned, date["reserved"])
+                codes.append(
+                    ReservedCode(
+                        code=one["_id"]["code"],
+                        type=CodeType(one["type"]),
+                        reserve_id=reserve_id,
+                        saved=date["saved"],
+                        reserved=began(date) or date["reserved"],
+                    )
+                )
+        codes.sort(key=lambda one: one.code)
+        return (codes, reckoned) if codes else None
 
     async def change(
         self, campaign_id: str, reserve_id: str, change: dict[str, Any], *, cut_off: datetime

@@ -1,6 +1,7 @@
 """The handlers of /v1 but for uploads: each parses the request, makes one call, and serialises what came back."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
@@ -14,14 +15,16 @@ from codesvc.web.bodies import CODINGS, inflated
 from codesvc.web.deadlines import Deadlines
 from codesvc.web.problems import RequestError
 from codesvc.web.schemas import (
-    CodesRequest,
     CountQuery,
     Limits,
     ReserveRequest,
     checked_campaign_id,
     code_reply,
     is_code,
+    is_reserve_id,
     parse,
+    parse_change,
+    reservation_reply,
     reserve_reply,
 )
 
@@ -59,8 +62,20 @@ class Inventory(Protocol):
         """Yield all codes of a campaign, some at a time."""
         ...
 
-    async def reserve(self, campaign_id: str, code_type: CodeType, count: int) -> Reservation:
-        """Lend at most ``count`` codes."""
+    async def reserve(
+        self,
+        campaign_id: str,
+        code_type: CodeType,
+        count: int,
+        *,
+        ttl: timedelta | None = None,
+        minimum: int = 0,
+    ) -> Reservation:
+        """Lend at most ``count`` codes, and ``minimum`` at least, or none."""
+        ...
+
+    async def reservation(self, campaign_id: str, reserve_id: str) -> Reservation:
+        """Tell what a reservation still holds."""
         ...
 
     async def assign(self, campaign_id: str, codes: Sequence[str]) -> ChangeCounts:
@@ -69,6 +84,14 @@ class Inventory(Protocol):
 
     async def release(self, campaign_id: str, codes: Sequence[str]) -> ChangeCounts:
         """Take reserved codes back."""
+        ...
+
+    async def assign_reservation(self, campaign_id: str, reserve_id: str) -> ChangeCounts:
+        """Give all codes of a reservation away for good."""
+        ...
+
+    async def release_reservation(self, campaign_id: str, reserve_id: str) -> ChangeCounts:
+        """Take all codes of a reservation back."""
         ...
 
 
@@ -112,7 +135,7 @@ async def code(request: web.Request) -> web.Response:
 
 
 async def reserve(request: web.Request) -> web.Response:
-    """Lend codes for a day."""
+    """Lend codes for a day, or for less."""
     app = request.app
     limits = app[LIMITS]
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
@@ -123,8 +146,22 @@ async def reserve(request: web.Request) -> web.Response:
     else:
         wanted = _reserve_query(query, limits)
     inventory = app[INVENTORY]
-    reservation = await app[DEADLINES].within(inventory.reserve(campaign_id, wanted.type, wanted.count))
+    ttl = None if wanted.ttl is None else timedelta(seconds=wanted.ttl)
+    reservation = await app[DEADLINES].within(
+        inventory.reserve(campaign_id, wanted.type, wanted.count, ttl=ttl, minimum=wanted.min or 0)
+    )
     return json_response(reserve_reply(reservation))
+
+
+async def reservation(request: web.Request) -> web.Response:
+    """Tell what one reservation still holds."""
+    app = request.app
+    campaign_id = checked_campaign_id(request.match_info["campaignId"])
+    reserve_id = request.match_info["reserveId"]
+    if not is_reserve_id(reserve_id):
+        raise NotFoundError("The campaign has no such reservation, or it holds nothing any more.")
+    found = await app[DEADLINES].within(app[INVENTORY].reservation(campaign_id, reserve_id.lower()))
+    return json_response(reservation_reply(found))
 
 
 async def assign(request: web.Request) -> web.Response:
@@ -132,8 +169,13 @@ async def assign(request: web.Request) -> web.Response:
     app = request.app
     limits = app[LIMITS]
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
-    wanted = parse(CodesRequest, await json_object(request, limits), limits)
-    return _change_reply(await app[DEADLINES].within(app[INVENTORY].assign(campaign_id, wanted.codes)))
+    wanted = parse_change(await json_object(request, limits), limits)
+    inventory = app[INVENTORY]
+    if wanted.reserveId is not None:
+        change = inventory.assign_reservation(campaign_id, wanted.reserveId)
+    else:
+        change = inventory.assign(campaign_id, wanted.codes or ())
+    return _change_reply(await app[DEADLINES].within(change))
 
 
 async def release(request: web.Request) -> web.Response:
@@ -141,8 +183,13 @@ async def release(request: web.Request) -> web.Response:
     app = request.app
     limits = app[LIMITS]
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
-    wanted = parse(CodesRequest, await json_object(request, limits), limits)
-    return _change_reply(await app[DEADLINES].within(app[INVENTORY].release(campaign_id, wanted.codes)))
+    wanted = parse_change(await json_object(request, limits), limits)
+    inventory = app[INVENTORY]
+    if wanted.reserveId is not None:
+        change = inventory.release_reservation(campaign_id, wanted.reserveId)
+    else:
+        change = inventory.release(campaign_id, wanted.codes or ())
+    return _change_reply(await app[DEADLINES].within(change))
 
 
 def json_response(data: Any, *, status: int = 200) -> web.Response:
@@ -166,7 +213,7 @@ def _reserve_query(query: str, limits: Limits) -> ReserveRequest:
 
 
 def _reserve_parameters(query: str) -> dict[str, Any]:
-    return query_parameters(query, "count")
+    return query_parameters(query, "count", "ttl", "min")
 
 
 def query_parameters(query: str, *numbers: str) -> dict[str, Any]:

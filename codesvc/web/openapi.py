@@ -20,6 +20,7 @@ from codesvc.web.openapi_parts import (
 from codesvc.web.openapi_uploads import upload, upload_paths
 from codesvc.web.schemas import (
     CAMPAIGN_PATTERN,
+    RESERVE_ID_PATTERN,
     ChangeReply,
     CodeReply,
     CodesQuery,
@@ -29,6 +30,7 @@ from codesvc.web.schemas import (
     CountReply,
     Limits,
     ProblemReply,
+    ReservationReply,
     ReserveReply,
     ReserveRequest,
     StatusReply,
@@ -47,11 +49,14 @@ _REPLIES: Final = (
     CodeReply,
     CodesReply,
     ReserveReply,
+    ReservationReply,
     ChangeReply,
     StatusReply,
     TokenReply,
     ProblemReply,
 )
+_RESERVE_PROBLEMS: Final = ("invalidType", "invalidCount", "invalidTtl", "invalidMin", "notEnoughCodes")
+_CHANGE_PROBLEMS: Final = ("emptyCodes", "invalidCodes", "invalidReserveId")
 _DESCRIPTION: Final = """\
 Owns the inventory of promotional codes of many campaigns. A code belongs to one campaign and has one type,
 `tm` or `external`; it is available, reserved (a hold that ends by itself) or assigned (for good).
@@ -137,12 +142,13 @@ def _v1_paths(schemas: Json) -> dict[str, Json]:
                 "life cycle",
                 "Reserve codes",
                 "Lends exactly `count` codes whenever that many are available, otherwise all that are left. "
-                "An empty reservation is a success. A hold ends by itself, after 24 h unless configured "
-                "otherwise.",
+                "An empty reservation is a success, unless `min` asks for more: then nothing is held "
+                "(`notEnoughCodes`). A hold ends by itself, after `ttl` seconds, or as is configured: after 24 h "
+                "unless otherwise.",
                 operation_id="reserve",
                 parameters=query_parameters(schemas["ReserveRequest"]),
                 reply=ReserveReply,
-                problems=("invalidType", "invalidCount"),
+                problems=_RESERVE_PROBLEMS,
             ),
             "post": operation(
                 "life cycle",
@@ -153,7 +159,19 @@ def _v1_paths(schemas: Json) -> dict[str, Json]:
                 body=ReserveRequest,
                 body_required=False,
                 reply=ReserveReply,
-                problems=("invalidType", "invalidCount"),
+                problems=_RESERVE_PROBLEMS,
+            ),
+        },
+        "/v1/{campaignId}/reservations/{reserveId}": {
+            "parameters": [*campaign_parameters(), {"$ref": "#/components/parameters/reserveId"}],
+            "get": operation(
+                "life cycle",
+                "Look a reservation up",
+                "Tells which codes a live reservation still holds, and when it ends. One that holds nothing, since it "
+                "has ended, or all of it was assigned or released, is not there any more.",
+                operation_id="reservation",
+                reply=ReservationReply,
+                problems=("notFound",),
             ),
         },
         "/v1/{campaignId}/assign": {
@@ -162,11 +180,12 @@ def _v1_paths(schemas: Json) -> dict[str, Json]:
                 "life cycle",
                 "Assign codes",
                 "Gives available and reserved codes away for good. Codes that are assigned already stay so, "
-                "and are not counted again.",
+                "and are not counted again. With `reserveId` instead of `codes`: all that the live reservation still "
+                "holds, and nothing that has gone to another since.",
                 operation_id="assign",
                 body=CodesRequest,
                 reply=ChangeReply,
-                problems=("emptyCodes", "invalidCodes"),
+                problems=_CHANGE_PROBLEMS,
             ),
         },
         "/v1/{campaignId}/release": {
@@ -174,11 +193,12 @@ def _v1_paths(schemas: Json) -> dict[str, Json]:
             "post": operation(
                 "life cycle",
                 "Release codes",
-                "Makes reserved codes available again; passes over all others.",
+                "Makes reserved codes available again; passes over all others. With `reserveId` instead of `codes`: "
+                "all that the live reservation still holds, and nothing that has gone to another since.",
                 operation_id="release",
                 body=CodesRequest,
                 reply=ChangeReply,
-                problems=("emptyCodes", "invalidCodes"),
+                problems=_CHANGE_PROBLEMS,
             ),
         },
     }
@@ -239,7 +259,9 @@ def _schemas(limits: Limits) -> Json:
         for member in schema.get("properties", {}).values():
             # Pydantic's titles are the members' names again.
             member.pop("title", None)
-    schemas["ReserveRequest"]["properties"]["count"]["maximum"] = limits.max_reserve
+    reserve = schemas["ReserveRequest"]["properties"]
+    reserve["count"]["maximum"] = reserve["min"]["maximum"] = limits.max_reserve
+    reserve["ttl"]["maximum"] = limits.reservation_ttl
     schemas["CodesRequest"]["properties"]["codes"]["maxItems"] = limits.max_codes_per_request
     return schemas
 
@@ -262,6 +284,14 @@ def _parameters() -> Json:
             "looked up: `codes/count` counts.",
             "schema": {"type": "string", "minLength": 1},
             "example": "ABC123",
+        },
+        "reserveId": {
+            "name": "reserveId",
+            "in": "path",
+            "required": True,
+            "description": "The reservation.",
+            "schema": {"type": "string", "pattern": f"^{RESERVE_ID_PATTERN}$"},
+            "example": "6b0f0c5e-6d0c-4f5e-9a55-0d8f3f1f7f10",
         },
         "uploadId": {
             "name": "uploadId",

@@ -100,6 +100,12 @@ def _v1_routes() -> Iterable[Route]:
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes", listing_handlers.codes, protected=True),
         # NOTE: a slash within a code comes as %2F. Behind codes/count, which is no code's address.
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/{{code:[^/]+}}", handlers.code, protected=True),
+        Route(
+            hdrs.METH_GET,
+            f"{_CAMPAIGN}/reservations/{{reserveId:[^/]+}}",
+            handlers.reservation,
+            protected=True,
+        ),
         Route(hdrs.METH_GET, f"{_UPLOADS}/{{uploadId:[^/]+}}/events", upload_handlers.events, protected=True),
         Route(
             hdrs.METH_GET, f"{_UPLOADS}/{{uploadId:[^/]+}}/invalid", upload_handlers.invalid, protected=True

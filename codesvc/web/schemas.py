@@ -1,6 +1,8 @@
 """The shapes of requests and replies: what checks a request is what the OpenAPI document shows."""
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -11,7 +13,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    FailFast,
     Field,
     ValidationError,
     ValidationInfo,
@@ -28,8 +29,11 @@ MAX_CODES_PAGE: Final = 1000
 MAX_FILE_KEY_BYTES: Final = 1024
 """The longest key of S3 (Amazon S3 User Guide, Naming objects), in bytes of UTF-8."""
 
+RESERVE_ID_PATTERN: Final = r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+
 _campaign = re.compile(CAMPAIGN_PATTERN).fullmatch
 _file_key = re.compile(FILE_KEY_PATTERN).fullmatch
+_reserve_id = re.compile(RESERVE_ID_PATTERN).fullmatch
 _control = re.compile(r"[\x00-\x1f\x7f]").search
 _surrogate = re.compile(r"[\ud800-\udfff]").search
 
@@ -37,10 +41,11 @@ _surrogate = re.compile(r"[\ud800-\udfff]").search
 # By identity, since it is part of the key of what is kept of queries: to hash its members costs as much as the rest.
 @dataclass(frozen=True, slots=True, eq=False)
 class Limits:
-    """The sizes that a request is held to; ``max_body`` is in bytes, ``operation_timeout`` in seconds."""
+    """What a request is held to: ``max_body`` in bytes, ``reservation_ttl`` and ``operation_timeout`` in seconds."""
 
     max_reserve: int = 10_000
     max_codes_per_request: int = 100_000
+    reservation_ttl: int = 86_400
     max_body: int = 32 << 20
     operation_timeout: float = 28.0
 
@@ -84,6 +89,31 @@ def _not_too_large(count: int, info: ValidationInfo) -> int:
     if count > _limits(info).max_reserve:
         raise PydanticCustomError("too_large", "is more than {most}", {"most": _limits(info).max_reserve})
     return count
+
+
+def _not_too_long(ttl: int, info: ValidationInfo) -> int:
+    if ttl > _limits(info).reservation_ttl:
+        raise PydanticCustomError("too_long", "is more than {most}", {"most": _limits(info).reservation_ttl})
+    return ttl
+
+
+def _not_above_count(least: int, info: ValidationInfo) -> int:
+    if least > info.data.get("count", least):
+        raise PydanticCustomError("above_count", "is more than count")
+    return least
+
+
+def _not_null(value: Any) -> Any:
+    if value is None:
+        raise PydanticCustomError("null", "is null")
+    return value
+
+
+def _checked_reserve_id(text: str) -> str:
+    """Return an id as it is written here: upper-case digits are read, too (RFC 9562, section 4)."""
+    if not is_reserve_id(text):
+        raise PydanticCustomError("reserve_id", "is no id of a reservation")
+    return text.lower()
 
 
 def _limits(info: ValidationInfo) -> Limits:
@@ -198,20 +228,65 @@ class ReserveRequest(RequestSchema):
         AfterValidator(_not_too_large),
     ]
 
-    problems = {"type": "invalidType", "count": "invalidCount"}
+    ttl: Annotated[
+        Annotated[
+            int,
+            Field(ge=1, description="Seconds that the hold lasts, if not as long as others.", examples=[900]),
+            BeforeValidator(_whole),
+            AfterValidator(_not_too_long),
+        ]
+        | SkipJsonSchema[None],
+        BeforeValidator(_not_null),
+    ] = optional()
+    min: Annotated[
+        Annotated[
+            int,
+            Field(
+                ge=1,
+                description="With fewer codes than so many, none is held. At most `count`.",
+                examples=[10],
+            ),
+            BeforeValidator(_whole),
+            AfterValidator(_not_above_count),
+        ]
+        | SkipJsonSchema[None],
+        BeforeValidator(_not_null),
+    ] = optional()
+
+    problems = {"type": "invalidType", "count": "invalidCount", "ttl": "invalidTtl", "min": "invalidMin"}
 
 
 class CodesRequest(RequestSchema):
-    """The codes to assign or release."""
+    """What to assign or release: codes, or instead of them the reservation that holds them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["codes"]}, {"required": ["reserveId"]}]}
+    )
 
     codes: Annotated[
-        list[str],
-        FailFast(),
-        Field(min_length=1, repr=False, examples=[["ABC123", "DEF456"]]),
-        BeforeValidator(_not_too_many),
-    ]
+        Annotated[
+            list[str],
+            Field(min_length=1, fail_fast=True, examples=[["ABC123", "DEF456"]]),
+            BeforeValidator(_not_too_many),
+        ]
+        | SkipJsonSchema[None],
+        BeforeValidator(_not_null),
+        Field(repr=False),
+    ] = optional()
+    reserveId: Annotated[  # noqa: N815 - as it is spelt in JSON
+        Annotated[
+            str,
+            AfterValidator(_checked_reserve_id),
+            Field(
+                description="A reservation: all codes that it still holds.",
+                json_schema_extra={"pattern": f"^{RESERVE_ID_PATTERN}$"},
+            ),
+        ]
+        | SkipJsonSchema[None],
+        BeforeValidator(_not_null),
+    ] = optional()
 
-    problems = {"codes": "invalidCodes"}
+    problems = {"codes": "invalidCodes", "reserveId": "invalidReserveId"}
 
 
 class UploadCount(BaseModel):
@@ -284,6 +359,17 @@ class ReserveReply(BaseModel):
     reserveId: Annotated[str, Field(json_schema_extra={"format": "uuid"})]  # noqa: N815
     codes: list[ReservedCodeReply]
     count: Annotated[int, Field(ge=0)]
+    expiresAt: Annotated[datetime, Field(description="When the hold ends by itself.")]  # noqa: N815
+
+
+class ReservationReply(BaseModel):
+    """What a live reservation still holds; `type` is that of most of its codes, should an upload have changed some."""
+
+    reserveId: Annotated[str, Field(json_schema_extra={"format": "uuid"})]  # noqa: N815
+    type: CodeType
+    codes: Annotated[list[ReservedCodeReply], Field(min_length=1)]
+    count: Annotated[int, Field(ge=1)]
+    expiresAt: datetime  # noqa: N815
 
 
 class CodeStatusDates(BaseModel):
@@ -312,7 +398,7 @@ class CodesReply(BaseModel):
 
 
 class ChangeCount(BaseModel):
-    """The length of the list as it was sent, and how many codes changed."""
+    """How many codes were sent, or held by the reservation, and how many of them changed."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"in": 2, "updated": 2}})
 
@@ -371,6 +457,20 @@ def parse(model: type[RequestT], data: Any, limits: Limits) -> RequestT:
     raise RequestError(code, f"{member}: {first['msg']}")
 
 
+def parse_change(data: Mapping[str, Any], limits: Limits) -> CodesRequest:
+    """Check what is to be assigned or released: codes or a reservation, and not both.
+
+    Raises:
+        RequestError: emptyCodes, invalidCodes or invalidReserveId.
+
+    """
+    if "reserveId" in data and "codes" in data:
+        raise RequestError("invalidCodes", "codes: are there beside reserveId")
+    if "reserveId" not in data and "codes" not in data:
+        raise RequestError("emptyCodes", "codes: are missing, and so is reserveId")
+    return parse(CodesRequest, data, limits)
+
+
 def checked_campaign_id(campaign_id: str) -> str:
     """Return ``campaign_id`` as it is.
 
@@ -390,6 +490,11 @@ def is_campaign_id(text: str) -> bool:
     The dot segments may not: RFC 3986, section 5.2.4, has every client remove them from a path.
     """
     return _campaign(text) is not None and text not in {".", ".."}
+
+
+def is_reserve_id(text: str) -> bool:
+    """Tell whether ``text`` may name a reservation: whether it is written as a UUID is."""
+    return _reserve_id(text) is not None
 
 
 def split_file_key(key: str) -> tuple[str, CodeType]:
@@ -445,7 +550,7 @@ def reserve_reply(reservation: Reservation) -> dict[str, Any]:
             known = dates[id(instant)] = rfc3339(instant)
         return known
 
-    return {
+    reply: dict[str, Any] = {
         "reserveId": reservation.reserve_id,
         "codes": [
             {
@@ -458,6 +563,15 @@ def reserve_reply(reservation: Reservation) -> dict[str, Any]:
         ],
         "count": len(reservation.codes),
     }
+    if reservation.expires is not None:
+        reply["expiresAt"] = rfc3339(reservation.expires)
+    return reply
+
+
+def reservation_reply(reservation: Reservation) -> dict[str, Any]:
+    """Return the members of ReservationReply."""
+    ((most, _),) = Counter(each.type for each in reservation.codes).most_common(1)
+    return reserve_reply(reservation) | {"type": most}
 
 
 def rfc3339(instant: datetime) -> str:

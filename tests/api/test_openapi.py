@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+import uuid
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -13,6 +14,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from .harness import Document, Service, csv_of, make_codes, new_campaign, run_command
 from .world import World
 
+RESERVE_400 = {"invalidType", "invalidCount", "invalidTtl", "invalidMin", "invalidCampaignId"}
 CODES_400 = {
     ("post", "/v1/{campaignId}/codes"): {
         "invalidJson",
@@ -32,18 +34,21 @@ CODES_400 = {
     ("get", "/v1/{campaignId}/uploads"): {"invalidLimit", "invalidAfter", "invalidCampaignId"},
     ("get", "/v1/{campaignId}/uploads/{uploadId}"): {"invalidCampaignId"},
     ("delete", "/v1/{campaignId}/uploads/{uploadId}"): {"invalidCampaignId"},
-    ("get", "/v1/{campaignId}/reserve"): {"invalidType", "invalidCount", "invalidCampaignId"},
-    ("post", "/v1/{campaignId}/reserve"): {"invalidType", "invalidCount", "invalidCampaignId"},
+    ("get", "/v1/{campaignId}/reserve"): RESERVE_400,
+    ("post", "/v1/{campaignId}/reserve"): RESERVE_400,
+    ("get", "/v1/{campaignId}/reservations/{reserveId}"): {"invalidCampaignId"},
     ("post", "/v1/{campaignId}/assign"): {
         "invalidJson",
         "emptyCodes",
         "invalidCodes",
+        "invalidReserveId",
         "invalidCampaignId",
     },
     ("post", "/v1/{campaignId}/release"): {
         "invalidJson",
         "emptyCodes",
         "invalidCodes",
+        "invalidReserveId",
         "invalidCampaignId",
     },
 }
@@ -108,6 +113,8 @@ def test_every_error_is_there(document: Document, method: str, path: str) -> Non
         expected |= {"413", "415"}
     if (method, path) == UPLOAD:
         expected |= {"404", "409", "422"}
+    if path.endswith("/reserve"):
+        assert "notEnoughCodes" in json.dumps(resolved(document, responses["409"]))
     assert expected <= set(responses)
     by_status = {status: json.dumps(resolved(document, each)) for status, each in responses.items()}
     for code in CODES_400[method, path]:
@@ -187,6 +194,8 @@ def test_replies_are_what_it_says(document: Document, world: World) -> None:
     codes = make_codes(5)
     key = world.put(campaign, csv_of(codes) + b"\x01\n")
     c = "/v1/{campaignId}"
+    world.stock(campaign, make_codes(1))
+    held = world.service.reserve(campaign, 1)["reserveId"]
     good = {"codes": codes}
     cases: list[tuple[str, str, str, Any]] = [
         ("post", f"{c}/codes", f"/v1/{campaign}/codes", {"fileKey": key}),
@@ -203,6 +212,12 @@ def test_replies_are_what_it_says(document: Document, world: World) -> None:
         ("get", f"{c}/reserve", f"/v1/{campaign}/reserve?count=2&type=tm", ...),
         ("post", f"{c}/reserve", f"/v1/{campaign}/reserve?count=2&type=tm", ...),
         ("get", f"{c}/reserve", f"/v1/{campaign}/reserve?count=0&type=tm", ...),
+        ("get", f"{c}/reserve", f"/v1/{campaign}/reserve?count=2&type=tm&ttl=0", ...),
+        ("get", f"{c}/reserve", f"/v1/{campaign}/reserve?count=9&type=tm&min=9", ...),
+        ("get", f"{c}/reservations/{{reserveId}}", f"/v1/{campaign}/reservations/{held}", ...),
+        ("get", f"{c}/reservations/{{reserveId}}", f"/v1/{campaign}/reservations/x", ...),
+        ("post", f"{c}/release", f"/v1/{campaign}/release", {"reserveId": held}),
+        ("post", f"{c}/release", f"/v1/{campaign}/release", {"reserveId": "x"}),
         ("post", f"{c}/assign", f"/v1/{campaign}/assign", good),
         ("get", f"{c}/codes/{{code}}", f"/v1/{campaign}/codes/{codes[0]}", ...),
         ("post", f"{c}/release", f"/v1/{campaign}/release", good),
@@ -245,7 +260,9 @@ def test_request_bodies_are_what_it_says(document: Document) -> None:
     for action in ("assign", "release"):
         codes = body(f"/v1/{{campaignId}}/{action}")
         check(document, codes, {"codes": ["ABC123", "DEF456"]})
-        not_lists: list[Any] = [{}, {"codes": []}, {"codes": [1]}, {"codes": "x"}]
+        check(document, codes, {"reserveId": str(uuid.uuid4())})
+        both = {"codes": ["ABC123"], "reserveId": str(uuid.uuid4())}
+        not_lists: list[Any] = [{}, {"codes": []}, {"codes": [1]}, {"codes": "x"}, {"reserveId": "x"}, both]
         for wrong in not_lists:
             with pytest.raises(Exception, match=r".+"):
                 check(document, codes, wrong)

@@ -36,7 +36,7 @@ def test_a_reservation(world: World, campaign: str, method: str) -> None:
     assert reply.status == 200
     assert reply.media_type == "application/json"
     found = reply.json()
-    assert set(found) == {"reserveId", "codes", "count"}
+    assert set(found) == {"reserveId", "codes", "count", "expiresAt"}
     assert found["count"] == len(found["codes"]) == 10
     reserve_id = uuid.UUID(found["reserveId"])
     assert reserve_id.version == 4
@@ -110,7 +110,7 @@ def test_all_that_are_left(world: World, campaign: str) -> None:
     assert world.service.reserve(campaign, 5)["count"] == 5
     assert world.service.reserve(campaign, 5)["count"] == 2
     empty = world.service.reserve(campaign, 5)
-    assert set(empty) == {"reserveId", "codes", "count"}
+    assert set(empty) == {"reserveId", "codes", "count", "expiresAt"}
     assert empty["codes"] == []
     assert empty["count"] == 0
     assert world.service.count(campaign) == {"available": 0, "reserved": 7, "assigned": 0}

@@ -10,7 +10,7 @@ import pytest
 
 from codesvc.errors import NotFoundError
 from codesvc.inventory import Inventory, utc_now
-from codesvc.models import ChangeCounts, Code, CodeType, Counts, ReservedCode, Status
+from codesvc.models import ChangeCounts, Code, CodeType, Counts, Reservation, ReservedCode, Status
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123_000, tzinfo=UTC)
 TTL = timedelta(hours=24)
@@ -22,6 +22,7 @@ class Shelf:
 
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     found: Code | None = None
+    held: tuple[list[ReservedCode], datetime] | None = None
 
     async def count(self, **arguments: Any) -> Counts:
         self.asked.append(("count", arguments))
@@ -48,6 +49,18 @@ class Shelf:
     async def release(self, *, campaign_id: str, codes: Sequence[str], cut_off: datetime) -> int:
         self.asked.append(("release", {"campaign_id": campaign_id, "codes": list(codes), "cut_off": cut_off}))
         return 0
+
+    async def reservation(self, **arguments: Any) -> tuple[list[ReservedCode], datetime] | None:
+        self.asked.append(("reservation", arguments))
+        return self.held
+
+    async def assign_reservation(self, **arguments: Any) -> ChangeCounts:
+        self.asked.append(("assign_reservation", arguments))
+        return ChangeCounts(3, 3)
+
+    async def release_reservation(self, **arguments: Any) -> ChangeCounts:
+        self.asked.append(("release_reservation", arguments))
+        return ChangeCounts(2, 2)
 
 
 @pytest.fixture
@@ -81,8 +94,44 @@ async def test_reserving(inventory: Inventory, shelf: Shelf) -> None:
                 "reserve_id": reservation.reserve_id,
                 "now": NOW,
                 "cut_off": NOW - TTL,
+                "minimum": 0,
+                "shortened": timedelta(0),
             },
         )
+    ]
+    assert reservation.expires == NOW + TTL
+
+
+@pytest.mark.parametrize(
+    ("ttl", "lasting"), [(timedelta(seconds=1), timedelta(seconds=1)), (TTL, TTL), (2 * TTL, TTL)]
+)
+async def test_a_hold_is_as_short_as_asked_and_never_longer(
+    inventory: Inventory, shelf: Shelf, ttl: timedelta, lasting: timedelta
+) -> None:
+    for count in (2, 0):
+        reservation = await inventory.reserve(
+            "c", CodeType.TM, count, ttl=ttl, minimum=2, reserve_id="a reservation"
+        )
+        assert (reservation.reserve_id, reservation.expires) == ("a reservation", NOW + lasting)
+        asked = shelf.asked.pop()[1]
+        assert (asked["minimum"], asked["shortened"]) == (2, TTL - lasting)
+
+
+async def test_a_reservation_by_its_id(inventory: Inventory, shelf: Shelf) -> None:
+    name = {"campaign_id": "c", "reserve_id": "r", "cut_off": NOW - TTL}
+    with pytest.raises(NotFoundError):
+        await inventory.reservation("c", "r")
+    codes = [ReservedCode("A", CodeType.TM, "r", saved=NOW, reserved=NOW)]
+    shelf.held = (codes, NOW - timedelta(hours=23))
+    found = await inventory.reservation("c", "r")
+    assert found == Reservation("r", tuple(codes), expires=NOW + timedelta(hours=1))
+    assert await inventory.assign_reservation("c", "r") == ChangeCounts(3, 3)
+    assert await inventory.release_reservation("c", "r") == ChangeCounts(2, 2)
+    assert shelf.asked == [
+        ("reservation", name),
+        ("reservation", name),
+        ("assign_reservation", name | {"now": NOW}),
+        ("release_reservation", name),
     ]
 
 
@@ -123,7 +172,9 @@ async def test_a_code_that_is_not_there(inventory: Inventory, shelf: Shelf) -> N
 async def test_an_assigned_code_shows_the_hold_that_it_was_assigned_with(
     inventory: Inventory, shelf: Shelf, age: timedelta, shown: bool
 ) -> None:
-    dates = {"saved": NOW, "reserved": NOW - age, "assigned": NOW}
+    # As of a hold of a minute: what counts is from when on its end is reckoned.
+    begun = NOW - age + TTL - timedelta(minutes=1)
+    dates = {"saved": NOW, "reserved": begun, "reckoned": NOW - age, "assigned": NOW}
     shelf.found = Code("A", CodeType.TM, Status.ASSIGNED, reserve_id="r", **dates)
     found = await inventory.find("c", "A")
-    assert (found.reserve_id, found.reserved) == (("r", NOW - age) if shown else (None, None))
+    assert (found.reserve_id, found.reserved) == (("r", begun) if shown else (None, None))

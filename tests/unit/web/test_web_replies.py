@@ -83,6 +83,7 @@ async def test_reserve_gives_codes_with_dates(client: Client, service: Service) 
             }
         ],
         "count": 1,
+        "expiresAt": "2026-03-05T05:06:07.089Z",
     }
 
 

@@ -7,7 +7,7 @@ too, before pytest could rewrite it: PYTEST_DONT_REWRITE.
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp.web
@@ -16,7 +16,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
-from codesvc.errors import NotFoundError
+from codesvc.errors import NotEnoughCodesError, NotFoundError
 from codesvc.models import (
     ChangeCounts,
     Code,
@@ -52,6 +52,7 @@ class MemoryInventory:
     failure: Exception | None = None
     delay: Callable[[], Awaitable[None]] | None = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+    reservations: dict[str, Reservation] = field(default_factory=dict)
 
     async def _begin(self, *call: Any) -> None:
         self.calls.append(call)
@@ -77,14 +78,32 @@ class MemoryInventory:
             raise NotFoundError("There is no such code.")
         return Code(code, CodeType.TM, self.codes[code], NOW)
 
-    async def reserve(self, campaign_id: str, code_type: CodeType, count: int) -> Reservation:
-        await self._begin("reserve", campaign_id, code_type, count)
+    async def reserve(
+        self,
+        campaign_id: str,
+        code_type: CodeType,
+        count: int,
+        *,
+        ttl: timedelta | None = None,
+        minimum: int = 0,
+    ) -> Reservation:
+        await self._begin(
+            "reserve", campaign_id, code_type, count, *([ttl, minimum] if ttl or minimum else ())
+        )
         reserve_id = str(uuid.uuid4())
         free = [code for code, status in self.codes.items() if status is Status.AVAILABLE][:count]
+        if len(free) < minimum:
+            raise NotEnoughCodesError("There are fewer.")
         self.codes.update(dict.fromkeys(free, Status.RESERVED))
-        return Reservation(
-            reserve_id, tuple(ReservedCode(code, code_type, reserve_id, NOW, NOW) for code in free)
-        )
+        codes = tuple(ReservedCode(code, code_type, reserve_id, NOW, NOW) for code in free)
+        self.reservations[reserve_id] = Reservation(reserve_id, codes, NOW + (ttl or timedelta(days=1)))
+        return self.reservations[reserve_id]
+
+    async def reservation(self, campaign_id: str, reserve_id: str) -> Reservation:
+        await self._begin("reservation", campaign_id, reserve_id)
+        if reserve_id not in self.reservations:
+            raise NotFoundError("There is no such reservation.")
+        return self.reservations[reserve_id]
 
     async def assign(self, campaign_id: str, codes: Sequence[str]) -> ChangeCounts:
         await self._begin("assign", campaign_id, tuple(codes))
@@ -93,6 +112,18 @@ class MemoryInventory:
     async def release(self, campaign_id: str, codes: Sequence[str]) -> ChangeCounts:
         await self._begin("release", campaign_id, tuple(codes))
         return self._change(codes, {Status.RESERVED}, Status.AVAILABLE)
+
+    async def assign_reservation(self, campaign_id: str, reserve_id: str) -> ChangeCounts:
+        await self._begin("assign_reservation", campaign_id, reserve_id)
+        return await self.assign(campaign_id, self._held(reserve_id))
+
+    async def release_reservation(self, campaign_id: str, reserve_id: str) -> ChangeCounts:
+        await self._begin("release_reservation", campaign_id, reserve_id)
+        return await self.release(campaign_id, self._held(reserve_id))
+
+    def _held(self, reserve_id: str) -> list[str]:
+        found = self.reservations.pop(reserve_id, None)
+        return [one.code for one in found.codes] if found else []
 
     def _change(self, codes: Sequence[str], before: set[Status], after: Status) -> ChangeCounts:
         changed = {code for code in codes if self.codes.get(code) in before}
