@@ -179,6 +179,21 @@ cdef extern from "_fastcsv_core.h":
     size_t fc_cut(const fc_run*, size_t, size_t, size_t, size_t, size_t*) noexcept nogil
 
 
+cdef extern from "_fastcsv_distinct.h":
+    ctypedef struct fc_distinct:
+        uint64_t key[2]
+        uint64_t first
+        uint64_t last
+        uint64_t* hashes
+        size_t capacity
+        size_t len
+
+    uint64_t fc_word(const uint8_t*, size_t) noexcept nogil
+    uint64_t fc_siphash(const uint64_t*, const uint8_t*, size_t) noexcept nogil
+    void fc_distinct_settle(fc_distinct*) noexcept nogil
+    bint fc_distinct_add(fc_distinct*, const uint8_t*, size_t) noexcept nogil
+
+
 NOT_SEEN, SEEN, SEEN_OTHER_TYPE = FC_NOT_SEEN, FC_SEEN, FC_SEEN_OTHER_TYPE
 
 cdef enum:
@@ -766,6 +781,93 @@ cdef class _Encoding:
 
     def __dealloc__(self):
         fc_template_free(&self.bson)
+
+
+@cython.final
+cdef class Distinct:
+    """Counts distinct codes in bounded memory: those whose hashes are from `first` to `last`.
+
+    At the beginning, `last` is the greatest hash, 2**64 - 1. When there is no room left, the greater hashes are
+    forgotten and `last` becomes less. key: 16 bytes that whoever makes the codes cannot know. capacity: hashes that are
+    kept at most, of 8 bytes each; 2 or more.
+
+    Not for two threads at once (RuntimeError); every method releases the GIL.
+    """
+
+    cdef fc_distinct core
+    cdef bint running
+
+    def __cinit__(self, *, bytes key not None, first=0, capacity):
+        cdef const uint8_t* bytes_ = <const uint8_t*>PyBytes_AS_STRING(key)
+        if len(key) != 16:
+            raise ValueError("key must be 16 bytes")
+        self.core.key[0], self.core.key[1] = fc_word(bytes_, 8), fc_word(bytes_ + 8, 8)
+        self.core.first = _bounded("first", first, 0, (1 << 64) - 1)
+        self.core.last = <uint64_t>-1
+        self.core.capacity = _bounded("capacity", capacity, 2, 1 << 40)
+
+    def __dealloc__(self):
+        free(self.core.hashes)
+
+    @property
+    def first(self):
+        """The least hash that is counted."""
+        return self.core.first
+
+    @property
+    def last(self):
+        """The greatest hash that is counted."""
+        return self.core.last
+
+    def select(self, Batch batch not None):
+        """Return a byte for each code of a batch: 1 where its hash is one of those that are counted, else 0."""
+        cdef const uint8_t* const* codes = batch._codes()
+        cdef size_t i, count = batch.count
+        cdef uint64_t hash_
+        cdef bytearray marks = bytearray(count)
+        cdef uint8_t* marks_ = <uint8_t*>PyByteArray_AS_STRING(marks)
+        self._enter()
+        try:
+            with nogil:
+                for i in range(count):
+                    hash_ = fc_siphash(self.core.key, codes[i] + FC_LENGTH_BYTES, fc_arena_length(codes[i]))
+                    marks_[i] = self.core.first <= hash_ <= self.core.last
+        finally:
+            self.running = False
+        return marks
+
+    def add(self, Batch batch not None):
+        """Count the codes of a batch, as far as their hashes are among those that are counted."""
+        cdef const uint8_t* const* codes = batch._codes()
+        cdef size_t i, count = batch.count
+        cdef bint added = True
+        self._enter()
+        try:
+            with nogil:
+                for i in range(count):
+                    added = fc_distinct_add(&self.core, codes[i] + FC_LENGTH_BYTES, fc_arena_length(codes[i]))
+                    if not added:
+                        break
+        finally:
+            self.running = False
+        if not added:
+            raise MemoryError
+
+    def count(self):
+        """Return how many codes were added, each counted once."""
+        self._enter()
+        try:
+            with nogil:
+                fc_distinct_settle(&self.core)
+        finally:
+            self.running = False
+        return self.core.len
+
+    cdef int _enter(self) except -1:
+        if self.running:
+            raise RuntimeError("the codes are counted in another thread")
+        self.running = True
+        return 0
 
 
 @cython.final

@@ -19,6 +19,7 @@ from codesvc.datastore.stock import Sampling, Stock
 from codesvc.datastore.uploads import UploadRecords
 from codesvc.datastore.watch import Watch, view
 from codesvc.errors import UploadInterruptedError
+from codesvc.ingest.dry_runs import DryRuns
 from codesvc.ingest.jobs import Jobs
 from codesvc.ingest.pipeline import Options, Uploads
 from codesvc.ingest.turns import Bounds
@@ -51,6 +52,7 @@ class Service:
     stock: Stock
     inventory: Inventory
     uploads: Uploads
+    dry_runs: DryRuns
     jobs: Jobs
 
     async def ready(self) -> bool:
@@ -78,21 +80,18 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         source = None
         if settings.s3_bucket:
             source = InflatingSource(await stack.enter_async_context(S3Source(settings, telemetry)))
-        uploads = Uploads(
-            source=source,
-            store=store,
-            telemetry=telemetry,
-            options=Options(
-                batch_size=settings.batch_size,
-                sort_codes=settings.sort_codes,
-                write_concurrency=settings.write_concurrency,
-                max_row_bytes=settings.max_row_bytes,
-                max_writes=settings.max_writes,
-            ),
-            clock=utc_now,
+        options = Options(
+            batch_size=settings.batch_size,
+            sort_codes=settings.sort_codes,
+            write_concurrency=settings.write_concurrency,
+            max_row_bytes=settings.max_row_bytes,
+            max_writes=settings.max_writes,
         )
+        uploads = Uploads(source=source, store=store, telemetry=telemetry, options=options, clock=utc_now)
+        dry_runs = DryRuns(source=source, stock=store, telemetry=telemetry, options=options, clock=utc_now)
         jobs = Jobs(
             pipeline=uploads,
+            dry_runs=dry_runs,
             source=source,
             records=UploadRecords(
                 mongo,
@@ -114,6 +113,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             stock=stock,
             inventory=Inventory(store, reservation_ttl=ttl),
             uploads=uploads,
+            dry_runs=dry_runs,
             jobs=jobs,
         )
 

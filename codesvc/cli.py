@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     ingest.add_argument("--header", action="store_true", help="pass over the first record")
     ingest.add_argument("--strict", action="store_true", help="end at the first invalid row, and fail")
+    ingest.add_argument("--dry-run", action="store_true", help="store nothing, and tell what would be stored")
     ingest.add_argument("--json", action="store_true", help="print the report as JSON")
     ingest.add_argument(
         "--index", type=int, metavar="I", help="which share of many files, from 0 (JOB_COMPLETION_INDEX)"
@@ -189,13 +190,14 @@ def _ingest(options: argparse.Namespace) -> int:
         except UploadRejectedError as error:
             report = error
         except KeyboardInterrupt:
-            _complain(f"interrupted after {shown.codes:,} codes: to ingest the file again is safe")
+            after = "nothing is stored" if options.dry_run else "to ingest the file again is safe"
+            _complain(f"interrupted after {shown.codes:,} codes: {after}")
             return EXIT_INTERRUPTED
         except (SourceNotFoundError, SourceChangedError) as error:
             raise CodesvcError(f"{options.source}: {error}") from None
     if isinstance(report, UploadRejectedError):
-        return _print_rejection(report, as_json=options.json)
-    _print_report(report, seconds=shown.seconds, as_json=options.json)
+        return _print_rejection(report, as_json=options.json, dry_run=options.dry_run)
+    _print_report(report, seconds=shown.seconds, as_json=options.json, dry_run=options.dry_run)
     return EXIT_OK
 
 
@@ -213,17 +215,22 @@ async def _upload(
             code_type=None if options.type is None else CodeType(options.type),
             header=options.header,
             strict=options.strict,
+            dry_run=options.dry_run,
             progress=on_progress,
         )
 
 
-def _print_rejection(error: UploadRejectedError, *, as_json: bool) -> int:
+def _print_rejection(error: UploadRejectedError, *, as_json: bool, dry_run: bool) -> int:
     counts = error.counts
     if as_json:
         count = {"in": counts.total, "inserted": counts.inserted, "updated": counts.updated}
-        _print(json.dumps({"error": str(error), "line": error.line, "count": count}))
-    stored = f"{counts.inserted:,} inserted and {counts.updated:,} updated before it"
-    _complain(f"the upload ended at {error} ({stored})")
+        told = {"error": str(error), "line": error.line, "count": count}
+        _print(json.dumps(told | {"dryRun": True} if dry_run else told))
+    before = f"{counts.inserted:,} inserted and {counts.updated:,} updated before it"
+    if dry_run:
+        _complain(f"the upload would end at {error} (nothing is stored; {before})")
+    else:
+        _complain(f"the upload ended at {error} ({before})")
     return EXIT_FAILURE
 
 

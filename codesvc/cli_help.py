@@ -134,6 +134,9 @@ A name of the form codes/CAMPAIGN/TYPE/NAME tells campaign and type by itself. W
 Rows that hold no valid code are not stored; the first hundred are listed with their line
 and the reason. The environment is that of `codesvc serve`; no JWT setting is needed.
 
+With --dry-run, everything is read, checked and looked up, and nothing is stored; of many
+files, each is told of as if it were the only one.
+
 Many files are loaded one after another. With --index I --total N, this process loads only
 its share, so that N processes (an Indexed Job of Kubernetes, which sets
 JOB_COMPLETION_INDEX; its manifest sets JOB_COMPLETIONS) load them all, each file once. A

@@ -38,15 +38,21 @@ def complain(line: str) -> None:
     sys.stderr.write(f"codesvc: {one_line}\n")
 
 
-def print_report(report: UploadReport, *, seconds: float, as_json: bool) -> None:
-    """Print what an upload did."""
+DRY_RUN: Final = "dry run: nothing is stored"
+
+
+def print_report(report: UploadReport, *, seconds: float, as_json: bool, dry_run: bool = False) -> None:
+    """Print what an upload did, or after a dry run, would do."""
     counts = report.counts
     if as_json:
         count = {"in": counts.total, "inserted": counts.inserted, "updated": counts.updated}
         samples = [{"line": row.line, "reason": row.reason} for row in report.invalid_samples]
         invalid = {"count": report.invalid_count, "samples": samples}
-        print_line(json.dumps({"count": count, "invalid": invalid, "seconds": round(seconds, 3)}))
+        told = {"count": count, "invalid": invalid, "seconds": round(seconds, 3)}
+        print_line(json.dumps(told | {"dryRun": True} if dry_run else told))
         return
+    if dry_run:
+        print_line(DRY_RUN)
     rate = f"{counts.total / max(seconds, 0.001):,.0f} codes/s"
     print_line(f"{counts.total:,} codes in {seconds:.2f} s ({rate})")
     print_line(

@@ -44,6 +44,7 @@ def add_commands(add: Add) -> None:
     upload.add_argument("file_key", metavar="FILE_KEY", help="codes/CAMPAIGN/TYPE/NAME, in its bucket")
     upload.add_argument("--header", action="store_true", help="pass over the first record")
     upload.add_argument("--strict", action="store_true", help="end at the first invalid row, and fail")
+    upload.add_argument("--dry-run", action="store_true", help="store nothing, and tell what would be stored")
     upload.add_argument("--no-wait", action="store_true", help="only begin it, and print its id")
     upload.add_argument("--cancel-on-interrupt", action="store_true", help="let Ctrl-C cancel it")
 
@@ -131,7 +132,13 @@ class _Minted:
 
 
 async def _upload(client: "Client", options: argparse.Namespace) -> int:
-    begun = partial(client.upload, options.file_key, header=options.header, strict=options.strict)
+    begun = partial(
+        client.upload,
+        options.file_key,
+        header=options.header,
+        strict=options.strict,
+        dry_run=options.dry_run,
+    )
     if options.no_wait:
         _print_upload(await begun(wait=False), as_json=options.json)
         return EXIT_OK
@@ -304,13 +311,13 @@ def _print_upload(upload: "Upload", *, as_json: bool, seconds: float | None = No
         print_line(f"{upload.upload_id}")
     else:
         report = UploadReport(upload.counts, upload.invalid_count, upload.invalid_samples)
-        print_report(report, seconds=seconds or 0.0, as_json=False)
+        print_report(report, seconds=seconds or 0.0, as_json=False, dry_run=upload.dry_run)
 
 
 def _as_json(upload: "Upload") -> dict[str, Any]:
     counts = upload.counts
     problem = upload.problem
-    return {
+    told: dict[str, Any] = {
         "uploadId": upload.upload_id,
         "fileKey": upload.file_key,
         "state": upload.state,
@@ -325,10 +332,13 @@ def _as_json(upload: "Upload") -> dict[str, Any]:
         "error": None if problem is None else {"code": problem.code, "detail": problem.detail},
         "exact": upload.exact,
     }
+    return told | {"dryRun": True} if upload.dry_run else told
 
 
 def _one_line(upload: "Upload") -> str:
     started = "" if upload.started_at is None else f"  {upload.started_at:%Y-%m-%d %H:%M:%S}"
     problem = "" if upload.problem is None else f"  {upload.problem.detail}"
-    counts = f"{upload.counts.total:,} codes, {upload.invalid_count:,} invalid rows"
+    counts = (
+        f"{upload.counts.total:,} codes, {upload.invalid_count:,} invalid rows" + ", dry run" * upload.dry_run
+    )
     return f"{upload.upload_id}  {upload.state:<9}{started}  {upload.file_key}  {counts}{problem}"

@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from rich.console import Console
 
 from codesvc.app import open_service
-from codesvc.cli_output import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, complain, print_line
+from codesvc.cli_output import DRY_RUN, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, complain, print_line
 from codesvc.drain import Drain
 from codesvc.errors import CodesvcError, SettingsError, SourceNotFoundError
 from codesvc.ingest.shares import FileFailure, LoadReport, Share
@@ -61,16 +61,18 @@ async def ingest(options: argparse.Namespace) -> int:
                     code_type=None if options.type is None else CodeType(options.type),
                     header=options.header,
                     strict=options.strict,
+                    dry_run=options.dry_run,
                 )
             except SourceNotFoundError as error:
                 raise CodesvcError(f"{options.source}: {error}") from None
             finally:
                 hurrying.cancel()
-    _print_report(report, share, seconds=told.seconds, as_json=options.json)
+    _print_report(report, share, seconds=told.seconds, options=options)
     if report.complete:
         return EXIT_OK
     left = report.files - report.loaded
-    complain(f"{left:,} of {report.files:,} files are not loaded: to run this again is safe")
+    done = "were not gone through" if options.dry_run else "are not loaded"
+    complain(f"{left:,} of {report.files:,} files {done}: to run this again is safe")
     return EXIT_INTERRUPTED if drain.begun() else EXIT_FAILURE
 
 
@@ -153,10 +155,10 @@ class _Told:
         self._console.print(printable, markup=False, soft_wrap=True)
 
 
-def _print_report(report: LoadReport, share: Share, *, seconds: float, as_json: bool) -> None:
+def _print_report(report: LoadReport, share: Share, *, seconds: float, options: argparse.Namespace) -> None:
     counts = report.counts
-    if as_json:
-        told = {
+    if options.json:
+        told: dict[str, Any] = {
             "share": {"index": share.index, "total": share.total},
             "files": {"listed": report.listed, "in": report.files, "loaded": report.loaded},
             "failed": {
@@ -167,10 +169,11 @@ def _print_report(report: LoadReport, share: Share, *, seconds: float, as_json: 
             "invalid": {"count": report.invalid_count},
             "seconds": round(seconds, 3),
         }
-        line = json.dumps(told)
+        line = json.dumps(told | {"dryRun": True} if options.dry_run else told)
     else:
         rate = f"{counts.total / max(seconds, 0.001):,.0f} codes/s"
-        line = (
+        line = f"{DRY_RUN}\n" if options.dry_run else ""
+        line += (
             f"{report.loaded:,} files, {counts.total:,} codes in {seconds:.2f} s ({rate})\n"
             f"{counts.inserted:,} inserted, {counts.updated:,} updated, {report.invalid_count:,} invalid rows"
         )

@@ -26,9 +26,10 @@ async def ingest(
     code_type: CodeType | None = None,
     header: bool = False,
     strict: bool = False,
+    dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> UploadReport:
-    """Run one upload without HTTP.
+    """Run one upload without HTTP, or with ``dry_run`` tell what it would store.
 
     ``source`` is a local path, ``s3://bucket/key``, or a file key of the configured bucket (where no local file
     has that name). Campaign and type are taken from a name of the form ``codes/{campaign}/{type}/{name}`` unless
@@ -42,7 +43,7 @@ async def ingest(
     bucket, name = _parse_source(source)
     destination = _destination(name, campaign_id, code_type)
     async with _source(service, bucket) as opened:
-        return await service.uploads.run(
+        return await (service.dry_runs if dry_run else service.uploads).run(
             **destination,
             file_key=name,
             header=header,
@@ -62,8 +63,11 @@ async def ingest_share(
     code_type: CodeType | None = None,
     header: bool = False,
     strict: bool = False,
+    dry_run: bool = False,
 ) -> LoadReport:
     """Run the uploads of one process's share of many files, see ``load_share``.
+
+    With ``dry_run``, tell what each of them would store if it were the only one.
 
     ``source`` is as for ``ingest``, but ends in ``/`` or has a ``*`` in it.
 
@@ -78,7 +82,7 @@ async def ingest_share(
         inflating = InflatingSource(opened)
 
         async def load(file_key: str, progress: Callable[[Progress], None]) -> UploadReport:
-            return await service.uploads.run(
+            return await (service.dry_runs if dry_run else service.uploads).run(
                 **_destination(file_key, campaign_id, code_type),
                 file_key=file_key,
                 header=header,

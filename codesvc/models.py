@@ -174,6 +174,8 @@ class UploadOrder:
     file_key: str
     header: bool = False
     strict: bool = False
+    dry_run: bool = False
+    """Only to tell what would be stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,7 @@ class Client:
         *,
         header: bool = False,
         strict: bool = False,
+        dry_run: bool = False,
         progress: Callable[[Upload], None] | None = None,
         wait: bool = True,
         correlation_id: str | None = None,
@@ -125,6 +126,7 @@ class Client:
         ``progress`` is called with the upload as it began, and about once a second from then on. What is cancelled
         here goes on in the service: ``cancel_upload`` ends it there. Without ``wait``, the upload is returned as soon
         as it has begun; ``follow`` then waits for it. A service that has no uploads to follow answers when it is done.
+        With ``dry_run``, nothing is stored, and ``counts`` say what would be.
 
         Raises:
             UploadFailedError: it failed; ``upload.problem`` says why.
@@ -134,6 +136,8 @@ class Client:
         """
         campaign_id = _campaign_of(file_key)
         body = {"fileKey": file_key, "header": header, "strict": strict}
+        if dry_run:
+            body["dryRun"] = True
         # NOTE: patient, since a service that knows no respond-async replies at the end.
         call = _call(
             "POST",

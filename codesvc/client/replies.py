@@ -32,7 +32,8 @@ class Upload:
 
     ``upload_id`` is None where the service does not keep uploads and replied when all was done. ``exact`` is False
     where the request had to be sent again while its first try may have been under way already: then codes that one try
-    inserted are updated ones to the other, and ``counts`` is what the last one says.
+    inserted are updated ones to the other, and ``counts`` is what the last one says. With ``dry_run``, nothing is
+    stored, and ``counts`` says what would be.
     """
 
     upload_id: str | None
@@ -51,6 +52,7 @@ class Upload:
     finished_at: datetime | None = None
     problem: Problem | None = None
     exact: bool = True
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ def read_upload(body: Mapping[str, Any], *, exact: bool = True) -> Upload:
         finished_at=_instant(body.get("finishedAt")),
         problem=_problem(body.get("error")),
         exact=exact,
+        dry_run=bool(body.get("dryRun")),
     )
 
 

@@ -28,6 +28,7 @@ from codesvc.datastore.holds import RELEASED, chosen
 from codesvc.datastore.indexes import ensure_indexes
 from codesvc.datastore.lending import Lending
 from codesvc.datastore.listing import CodeListing
+from codesvc.datastore.looks import Looks
 from codesvc.datastore.motion import Motion
 from codesvc.datastore.orders import Request
 from codesvc.datastore.reservations import Reservations, assigned, held_since
@@ -115,6 +116,14 @@ class CodeStore:
         else:
             writer = InsertFirstWriter(self._wire, campaign_id, code_type)
         return _AnnouncedWriter(writer, self._motion, campaign_id)
+
+    async def known(self, batch: Batch) -> bytearray:
+        """Tell which codes of a sorted batch are there already: for each a byte, NOT_SEEN where it is not.
+
+        Writes nothing, nor tells anybody that something is about to be written.
+        """
+        with translated():
+            return await Looks(self._wire).known(batch)
 
     async def count(self, *, campaign_id: str, code_type: CodeType, cut_off: datetime) -> Counts:
         """Count the codes in each status, all three at one instant where the deployment knows transactions."""

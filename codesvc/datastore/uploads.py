@@ -1,6 +1,6 @@
 """The collection of uploads: what is known of each, written by the process that runs it and read by all.
 
-    {_id: "<UUID of version 7>", campaignId, fileKey, type, header, strict,
+    {_id: "<UUID of version 7>", campaignId, fileKey, type, header, strict, dryRun,
      state, bytes: {done, total}, count: {inserted, updated}, invalid: {count, samples: [{line, reason}]},
      codesPerSecond, secondsLeft, startedAt, updatedAt, finishedAt, error: {code, title, detail},
      saved: Date,                    what the codes that it inserts have as date.saved, and those of no other upload
@@ -159,6 +159,7 @@ class UploadRecords:
             "type": upload.order.code_type.value,
             "header": upload.order.header,
             "strict": upload.order.strict,
+            "dryRun": upload.order.dry_run,
             "owner": self._process,
         }
         if saved is not None:
@@ -251,6 +252,7 @@ def _upload(document: Mapping[str, Any]) -> Upload:
             document["fileKey"],
             header=document["header"],
             strict=document["strict"],
+            dry_run=document.get("dryRun", False),
         ),
         state=UploadState(document["state"]),
         updated=document["updatedAt"],

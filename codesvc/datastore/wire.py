@@ -110,10 +110,10 @@ class _Session:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The raw reply to a find, and an instant (of the cluster's clock) that is not before what it shows."""
+    """The raw reply to a find, and an instant that is not before what it shows; None if the cluster has no clock."""
 
     reply: bytes
-    instant: Timestamp
+    instant: Timestamp | None
 
 
 class Wire:
@@ -161,11 +161,11 @@ class Wire:
             return await self._run("update", "updates", statements)
 
     async def reads_majority(self) -> bool:
-        """Tell whether :meth:`find` works here: a standalone server has no majority."""
+        """Tell whether :meth:`find` shows what a majority holds: a standalone server has none."""
         return (await self._mongo.deployment()).transactions
 
     async def find(self, query: bytes, *, limit: int, typed: bool) -> "Found":
-        """Find documents that a majority holds, in the order of their ``_id``, of which nothing else is read.
+        """Find documents that a majority (or the only server) holds, in the order of their ``_id``, and read only that.
 
         ``limit`` is 1 to ``MAX_FOUND``; ``typed`` has their ``type`` as well, for which each must be fetched.
         """
@@ -176,11 +176,12 @@ class Wire:
             "sort": {"_id": 1},
             "limit": limit,
             "batchSize": limit,
-            "readConcern": {"level": "majority"},
         }
         with self._telemetry.datastore_operation("find", limit=limit):
+            if await self.reads_majority():
+                command["readConcern"] = {"level": "majority"}
             reply = await self._read(command)
-        return Found(_bytes_of(reply), reply["operationTime"])
+        return Found(_bytes_of(reply), reply.get("operationTime"))
 
     async def holds_other_types(self, campaign_id: str, code_type: str, instant: Timestamp) -> bool:
         """Tell whether, at ``instant`` or later, a majority holds codes of the campaign that have another type."""

@@ -3,11 +3,9 @@
 ``upsert`` is the readable reference: one ``UpdateOne(upsert=True)`` per code through the driver's ``bulk_write``.
 
 ``insert-first`` is the fast one: a new code costs the server least as an insert, a known one as a look at the index of
-``_id``. Every batch begins with a look at a few hundred neighbouring codes. Where next to none is known, all are
-inserted, and the few that turn out to be there already (E11000) are upserted. Otherwise the rest is looked up as well:
-where the file's codes lie close together in the index, by reading that stretch of it from end to end; where they lie
-far apart, by asking for each. Then the unknown are inserted. Which way a batch goes changes its speed and never its
-counts:
+``_id`` (codesvc/datastore/looks.py). Every batch begins with a look at a few hundred neighbouring codes. Where next to
+none is known, all are inserted, and the few that turn out to be there already (E11000) are upserted. Otherwise the rest
+is looked up as well, and the unknown are inserted. Which way a batch goes changes its speed and never its counts:
 
 * A code counts as inserted when the server says that it was inserted, and as updated when it was seen.
 * What is seen is as durable as what is written: looks have read concern ``majority``.
@@ -19,30 +17,16 @@ counts:
 from datetime import datetime
 from typing import Final, Protocol
 
-from bson.timestamp import Timestamp
 from pymongo import UpdateOne
 
 from codesvc._fastcsv import NOT_SEEN, SEEN, SEEN_OTHER_TYPE, Batch, WriteReply
 from codesvc.datastore.client import Mongo
 from codesvc.datastore.failures import database_error, translated
+from codesvc.datastore.looks import Looks
 from codesvc.datastore.telemetry import Telemetry
-from codesvc.datastore.wire import MAX_FOUND, Wire
+from codesvc.datastore.wire import Wire
 from codesvc.errors import DatabaseRefusedError
 from codesvc.models import CodeType, UploadCounts
-
-# Codes that are looked at first, and then at a time: the replies of a few MB keep memory small.
-_FIRST_LOOK: Final = 512
-_LOOK: Final = 50_000
-_LOOK_FOR_EACH: Final = 5_000
-
-# A stretch of the index is read while it holds at most so many documents for each code of the file: to read one costs
-# the server about a sixth of a search for one.
-_DENSE: Final = 6
-
-# From this share of known codes on, it pays to look before the insert: a known code that is inserted costs the server
-# some 40 us (E11000, then an upsert), a look at a stretch 1 to 4, a search 5.
-_WORTH_A_LOOK: Final = {True: 0.03, False: 0.12}
-"""By whether the codes lie close together."""
 
 # Two uploads that insert the same code at the same moment can make an upsert fail with E11000 once; the next try
 # finds the code. More than a few rounds would mean a unique index that is not codesvc's.
@@ -92,6 +76,7 @@ class InsertFirstWriter:
 
     def __init__(self, wire: Wire, campaign_id: str, code_type: CodeType) -> None:
         self._wire = wire
+        self._looks = Looks(wire)
         self._campaign_id = campaign_id
         self._code_type = code_type
         # Whether the campaign holds codes of another type: assumed not to be so until it shows.
@@ -115,41 +100,12 @@ class InsertFirstWriter:
             return nothing
         while True:
             typed = self._other_types
-            marks, instant = await self._look_once(batch, typed=typed)
+            marks, instant = await self._looks.look(batch, typed=typed)
             if typed or marks == nothing or instant is None:
                 return marks
             if not await self._wire.holds_other_types(self._campaign_id, self._code_type.value, instant):
                 return marks
             self._other_types = True
-
-    async def _look_once(self, batch: Batch, *, typed: bool) -> tuple[bytearray, Timestamp | None]:
-        marks = bytearray(len(batch))
-        instant: Timestamp | None = None
-        position = 0
-        dense = True
-        while position < len(batch):
-            if position and position - marks.count(NOT_SEEN, 0, position) < _WORTH_A_LOOK[dense] * position:
-                break
-            if dense:
-                stop = min(position + (_LOOK if position else _FIRST_LOOK), len(batch))
-                limit = min(_DENSE * (stop - position), MAX_FOUND)
-                query = batch.within(position, stop)
-            else:
-                stop = min(position + _LOOK_FOR_EACH, len(batch))
-                limit = stop - position
-                query = batch.among(position, stop)
-            found = await self._wire.find(query, limit=limit, typed=typed)
-            instant = found.instant if instant is None else max(instant, found.instant)
-            documents, reached, cursor = batch.mark(found.reply, position, stop, marks)
-            if cursor:
-                # Only where others' documents of a huge _id lie between: the reply was full before the limit.
-                await self._wire.kill_cursor(cursor)
-            if not cursor and (not dense or documents < limit):
-                reached = stop  # there is nothing else up to there
-            # Also where nothing was reached at all.
-            dense = dense and documents <= _DENSE * (reached - position)
-            position = reached
-        return marks, instant
 
     async def _insert(self, batch: Batch) -> UploadCounts:
         counts = UploadCounts()

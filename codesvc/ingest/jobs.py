@@ -103,6 +103,7 @@ class Jobs:
     """Runs uploads and tells of them.
 
     Arguments:
+        dry_runs: what runs those that only tell what they would store.
         source: where existence is looked up before an upload has to wait; None where there is none.
         describe: tells an error in a caller's terms.
 
@@ -112,6 +113,7 @@ class Jobs:
         self,
         *,
         pipeline: Pipeline,
+        dry_runs: Pipeline,
         source: Source | None,
         records: Records,
         bounds: Bounds,
@@ -119,6 +121,7 @@ class Jobs:
         clock: Clock,
     ) -> None:
         self._pipeline = pipeline
+        self._dry_runs = dry_runs
         self._source = source
         self._records = records
         self._describe = describe
@@ -142,6 +145,7 @@ class Jobs:
         """Let every upload end after the batches in flight, with DrainingError; start no other."""
         self._draining = True
         self._pipeline.drain()
+        self._dry_runs.drain()
         for job in self._jobs.values():
             job.halt.call(DrainingError("The process is going away before the upload is done."))
 
@@ -329,7 +333,8 @@ class Jobs:
             await self._records.keep_invalid(job.upload.id, next(pieces), rows)
 
         async with self._turn(job) as turn:
-            return await self._pipeline.run(
+            pipeline = self._dry_runs if order.dry_run else self._pipeline
+            return await pipeline.run(
                 campaign_id=order.campaign_id,
                 code_type=order.code_type,
                 file_key=order.file_key,

@@ -20,7 +20,7 @@ def upload() -> Json:
         "Load a file of codes",
         "Reads the object from S3 and stores its codes; the reply comes when all of it is stored, or, to a caller "
         "who prefers not to wait, at once. Sending it again is safe: codes that are there already are counted as "
-        "updated.",
+        "updated. With `dryRun`, all is read, checked and looked up, and nothing stored: the counts say what would be.",
         operation_id="upload",
         parameters=[{"$ref": "#/components/parameters/Prefer"}],
         body=UploadRequest,

@@ -134,6 +134,15 @@ _Type = Annotated[CodeType, Field(strict=False, description="The type of code.")
 _Status = Annotated[Status, Field(strict=False, description="The one status to count.")]
 
 
+DryRun = (
+    Annotated[
+        Literal[True],
+        Field(description="There, and true, if nothing was stored: the counts say what would be."),
+    ]
+    | SkipJsonSchema[None]
+)
+
+
 class UploadRequest(RequestSchema):
     """Names the file to load."""
 
@@ -153,9 +162,11 @@ class UploadRequest(RequestSchema):
     ]
     header: Annotated[bool, Field(description="Whether the first record is a header, to be skipped.")] = False
     strict: Annotated[bool, Field(description="Whether the first invalid row ends the upload.")] = False
-    # Refused rather than passed over: who asks for a rehearsal must not get the performance.
     dryRun: Annotated[  # noqa: N815 - as it is spelt in JSON
-        Literal[False], Field(description="Reserved: a dry run is not offered yet.")
+        bool,
+        Field(
+            description="Whether only to tell what would be stored: reads and checks all, and stores nothing."
+        ),
     ] = False
 
     problems = {
@@ -320,6 +331,7 @@ class UploadReply(BaseModel):
 
     count: UploadCount
     invalid: InvalidRows | SkipJsonSchema[None] = optional()
+    dryRun: DryRun = optional()  # noqa: N815
 
 
 class CountReply(BaseModel):
@@ -505,7 +517,7 @@ def split_file_key(key: str) -> tuple[str, CodeType]:
     return match[1], CodeType(match[2])
 
 
-def upload_reply(report: UploadReport) -> dict[str, Any]:
+def upload_reply(report: UploadReport, *, dry_run: bool = False) -> dict[str, Any]:
     """Return the members of UploadReply."""
     counts = report.counts
     reply: dict[str, Any] = {
@@ -516,6 +528,8 @@ def upload_reply(report: UploadReport) -> dict[str, Any]:
             "count": report.invalid_count,
             "samples": [{"line": row.line, "reason": row.reason} for row in report.invalid_samples[:100]],
         }
+    if dry_run:
+        reply["dryRun"] = True
     return reply
 
 

@@ -75,7 +75,14 @@ async def upload(request: web.Request) -> web.Response:
     key_campaign, code_type = split_file_key(wanted.fileKey)
     if key_campaign != campaign_id:
         raise RequestError("campaignMismatch", "The campaign of the file key is not the path's")
-    order = UploadOrder(campaign_id, code_type, wanted.fileKey, header=wanted.header, strict=wanted.strict)
+    order = UploadOrder(
+        campaign_id,
+        code_type,
+        wanted.fileKey,
+        header=wanted.header,
+        strict=wanted.strict,
+        dry_run=wanted.dryRun,
+    )
     if _prefers_async(request):
         accepted = await app[UPLOADS].start(order)
         response = json_response(upload_resource(accepted), status=202)
@@ -83,7 +90,7 @@ async def upload(request: web.Request) -> web.Response:
         upload_id: str | None = accepted.id
     else:
         report = await app[UPLOADS].run(order)
-        response = json_response(upload_reply(report))
+        response = json_response(upload_reply(report, dry_run=order.dry_run))
         upload_id = report.upload_id
     if upload_id is not None:
         response.headers[hdrs.LOCATION] = f"/v1/{campaign_id}/uploads/{upload_id}"

@@ -9,7 +9,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from codesvc.models import CodeType, Upload, UploadState
-from codesvc.web.schemas import InvalidSample, RequestSchema, UploadCount, optional, rfc3339
+from codesvc.web.schemas import DryRun, InvalidSample, RequestSchema, UploadCount, optional, rfc3339
 
 MAX_PAGE: Final = 100
 UPLOAD_ID_PATTERN: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -86,6 +86,7 @@ class UploadResource(BaseModel):
     updatedAt: datetime  # noqa: N815
     finishedAt: datetime | None  # noqa: N815
     error: Annotated[UploadError | None, Field(description="Null unless it failed.")]
+    dryRun: DryRun = optional()  # noqa: N815
 
 
 class UploadsReply(BaseModel):
@@ -105,7 +106,7 @@ def upload_resource(upload: Upload) -> dict[str, Any]:
     progress = upload.progress
     counts = progress.counts
     failure = upload.failure
-    return {
+    resource: dict[str, Any] = {
         "uploadId": upload.id,
         "fileKey": upload.order.file_key,
         "type": upload.order.code_type,
@@ -125,3 +126,6 @@ def upload_resource(upload: Upload) -> dict[str, Any]:
         if failure is None
         else {"code": failure.code, "title": failure.title, "detail": failure.detail},
     }
+    if upload.order.dry_run:
+        resource["dryRun"] = True
+    return resource

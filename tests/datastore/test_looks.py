@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from codesvc.datastore import writers
+from codesvc.datastore import looks
 from codesvc.models import CodeType, UploadCounts
 
 from .rig import CAMPAIGN, START, Commands, Documents, Rig, Rigs, document, numbered, stored
@@ -18,10 +18,10 @@ TYPES = [CodeType.TM, CodeType.EXTERNAL]
 @pytest.fixture
 def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few hundred codes go through everything that millions go through."""
-    monkeypatch.setattr(writers, "_FIRST_LOOK", 4)
-    monkeypatch.setattr(writers, "_LOOK", 50)
-    monkeypatch.setattr(writers, "_LOOK_FOR_EACH", 7)
-    monkeypatch.setattr(writers, "MAX_FOUND", 20)
+    monkeypatch.setattr(looks, "_FIRST_LOOK", 4)
+    monkeypatch.setattr(looks, "_LOOK", 50)
+    monkeypatch.setattr(looks, "_LOOK_FOR_EACH", 7)
+    monkeypatch.setattr(looks, "MAX_FOUND", 20)
 
 
 def by_name(commands: Commands, name: str) -> list[dict[str, Any]]:
@@ -175,7 +175,7 @@ async def test_a_reply_that_is_full_before_its_limit(
     rigs: Rigs, documents: Documents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others' documents of a huge _id: the server ends a reply at 16 MiB and keeps a cursor for the rest."""
-    monkeypatch.setattr(writers, "_WORTH_A_LOOK", {True: 0.0, False: 0.0})
+    monkeypatch.setattr(looks, "_WORTH_A_LOOK", {True: 0.0, False: 0.0})
     commands = Commands()
     rig = await rigs(mongo_driver="pymongo", listeners=[commands])
     codes = numbered(100)

@@ -5,6 +5,7 @@ import { bytes, button, duration, element, instant, number, percent, plural, tel
 const BADGES = { queued: "warn", running: "live", succeeded: "good", failed: "bad", cancelled: "warn" };
 
 export const isActive = (upload) => upload.state === "queued" || upload.state === "running";
+export const kind = (upload) => (upload.dryRun ? "dry run" : "upload");
 export const fileName = (upload) => upload.fileKey.split("/").slice(3).join("/");
 
 export class UploadView {
@@ -34,7 +35,7 @@ export class UploadView {
     this.#progress = element(
       "div", {}, this.#meter, element("p", { class: "under-meter" }, this.#read, this.#pace));
     this.cancel = button(
-      "Cancel", () => cancel(this), { class: "small", "aria-label": `Cancel the upload ${name}`, "data-action": "cancel" });
+      "Cancel", () => cancel(this), { class: "small", "aria-label": `Cancel the ${kind(upload)} ${name}`, "data-action": "cancel" });
     this.download = button(
       "Download all invalid rows", () => download(this),
       { class: "small", "aria-label": `Download all invalid rows of ${name}`, "data-action": "invalid" });
@@ -131,8 +132,9 @@ class InvalidRows {
 }
 
 function about(upload) {
-  const { bytes: read, type, startedAt, finishedAt } = upload;
+  const { bytes: read, type, startedAt, finishedAt, dryRun } = upload;
   const parts = [`Type ${type}`];
+  if (dryRun) parts.unshift("Dry run, nothing is stored");
   if (startedAt) parts.push(instant(startedAt));
   if (finishedAt) parts.push(bytes(read.done));
   if (startedAt && finishedAt) {

@@ -3,7 +3,7 @@
 import { Api, NetworkError } from "./api.js";
 import { confirmed } from "./confirm.js";
 import { attempt, byId, onSubmit, plural, save, tell, tellError } from "./dom.js";
-import { UploadView, fileName, isActive } from "./upload.js";
+import { UploadView, fileName, isActive, kind } from "./upload.js";
 
 // A browser opens six connections to a host (HTTP/1.1): streams must leave some of them to calls.
 const MOST_STREAMS = 3;
@@ -73,11 +73,16 @@ export class Uploads {
     const campaign = this.#campaign;
     const { data } = await this.#api.call("POST", Api.path(campaign, "codes"), {
       headers: { Prefer: "respond-async" },
-      body: { fileKey: this.#fileKey(), header: byId("upload-header").checked, strict: byId("upload-strict").checked },
+      body: {
+        fileKey: this.#fileKey(),
+        header: byId("upload-header").checked,
+        strict: byId("upload-strict").checked,
+        dryRun: byId("upload-dry-run").checked,
+      },
     });
     if (campaign !== this.#campaign) return;
     this.#show(data, { first: true });
-    announce(`The upload of ${fileName(data)} has started.`);
+    announce(`The ${kind(data)} of ${fileName(data)} has started.`);
     this.#follow();
   }
 
@@ -124,7 +129,7 @@ export class Uploads {
     if (upload.updatedAt < was.updatedAt) return;
     view.update(upload);
     if (isActive(was) && !isActive(upload)) {
-      announce(`The upload of ${fileName(upload)} has ${ENDS[upload.state]}: ${plural(upload.count.in, "code")}, `
+      announce(`The ${kind(upload)} of ${fileName(upload)} has ${ENDS[upload.state]}: ${plural(upload.count.in, "code")}, `
         + `${plural(upload.invalid?.count ?? 0, "invalid row")}.`);
       this.#finished();
     }

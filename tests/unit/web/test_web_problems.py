@@ -435,17 +435,24 @@ async def test_what_is_being_done_is_finished_while_draining(client: Client, ser
     assert (reply.status, reply.json["count"]) == (200, 1)
 
 
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        ({"fileKey": "codes/1/tm/a.csv", "dryRun": True}, "invalidJson"),
-        ({"fileKey": "codes/1/tm/a.gz"}, "invalidFileKey"),
-    ],
-)
-async def test_what_is_not_offered_yet_is_refused(
-    client: Client, service: Service, body: dict[str, Any], code: str
-) -> None:
-    """Who asks for a dry run, or names a compressed file, must not get a plain upload."""
-    reply = await send(client, "POST", "/v1/1/codes", json=body)
-    assert (reply.status, reply.code) == (400, code)
+async def test_a_compressed_file_by_another_name_is_refused(client: Client, service: Service) -> None:
+    """As CSV, it would be taken for broken rows, a few of which are not."""
+    reply = await send(client, "POST", "/v1/1/codes", json={"fileKey": "codes/1/tm/a.gz"})
+    assert (reply.status, reply.code) == (400, "invalidFileKey")
     assert not service.uploads.calls
+
+
+@pytest.mark.parametrize("wanted", ["true", 1, None, []])
+async def test_a_dry_run_is_wanted_or_not(client: Client, service: Service, wanted: Any) -> None:
+    """Who asks for a dry run, in whatever way, must not get a plain upload."""
+    reply = await send(client, "POST", "/v1/1/codes", json={"fileKey": KEY, "dryRun": wanted})
+    assert (reply.status, reply.code) == (400, "invalidJson")
+    assert not service.uploads.calls
+
+
+async def test_a_dry_run_is_ordered(client: Client, service: Service) -> None:
+    reply = await send(client, "POST", "/v1/1/codes", json={"fileKey": KEY, "dryRun": True})
+    assert (reply.status, reply.json["dryRun"]) == (200, True)
+    assert [one["dry_run"] for one in service.uploads.calls] == [True]
+    reply = await send(client, "POST", "/v1/1/codes", json={"fileKey": KEY})
+    assert "dryRun" not in reply.json
