@@ -14,7 +14,7 @@ EXTENSION := $(wildcard codesvc/_fastcsv.*.so)
 EXTENSION_SOURCES := setup.py pyproject.toml $(wildcard codesvc/*.pyx codesvc/*.pxd codesvc/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick sanitize drivers soak fuzz build lock clean FORCE
+.PHONY: help run test lint bench bench-quick sanitize drivers soak fuzz fuzz-native build lock clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,7 @@ run: build ## start everything, load 1,000,000 codes, stay up until Ctrl-C
 test: build ## the native core under sanitizers, then the whole test suite on a real mongod
 	@$(PY) .ci/tools.py
 	@$(PY) tests/native/sanitize.py -q
+	@$(PY) tests/native/fuzz 60
 	@$(MAKE) --no-print-directory drivers ARGS=-q
 	@# Two at once, since most tests wait for a process or a clock; those of one file share what they start.
 	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
@@ -61,6 +62,9 @@ soak: build ## callers, uploads and crashes of mongod for five minutes, and what
 
 fuzz: build ## requests made of the OpenAPI document for ten minutes; FUZZ_SECONDS=3600, FUZZ_SEED=7
 	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(PY) -m pytest tests/api/test_fuzz.py $(ARGS)
+
+fuzz-native: build ## the native core fed with what reaches most of it, under sanitizers, for ten minutes; FUZZ_SECONDS=3600
+	@$(PY) tests/native/fuzz $(or $(FUZZ_SECONDS),600) $(ARGS)
 
 build: $(VENV)/.built ## .venv with the locked dependencies, and the extension
 

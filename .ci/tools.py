@@ -1,7 +1,8 @@
-"""Gets the two programs that only the tests need and PyPI does not have: a browser, and Prometheus.
+"""Gets the programs that only the tests need and PyPI does not have: a browser, Prometheus, and a compiler that fuzzes.
 
 What is on PATH is taken. Else Debian's package is: that of Prometheus is unpacked into build/tools, since to install it
-would start a server; that of Chromium needs its libraries, so it is installed, which takes root.
+would start a server; those of Chromium and clang need their libraries, so they are installed, which takes root. Without
+clang nothing is fuzzed, and all the rest is tested.
 """
 
 import os
@@ -39,23 +40,30 @@ def unpack(package):
 
 
 def missing():
-    """Return the packages whose programs are not there."""
+    """Return the packages whose programs are not there, and without which no test can pass."""
     found = {"chromium": has(*BROWSERS), "prometheus": has("promtool") and has("prometheus")}
     return [package for package, there in found.items() if not there]
+
+
+def fuzzer():
+    """Return the packages that fuzzing takes, if they are not there."""
+    return [] if has("clang") else ["clang", "libclang-rt-dev"]
 
 
 def main():
     """Get what is missing; say in one line what cannot be got."""
     wanted = missing()
+    packages = [*wanted, *fuzzer()]
     root = hasattr(os, "geteuid") and os.geteuid() == 0
-    if wanted and root and shutil.which("apt-get"):
-        print(f"Getting {' and '.join(wanted)}, which only the tests need", flush=True)
+    if packages and root and shutil.which("apt-get"):
+        print(f"Getting {' and '.join(packages)}, which only the tests need", flush=True)
         os.environ["DEBIAN_FRONTEND"] = "noninteractive"
         run("apt-get", "update", "-qq")
         if "prometheus" in wanted:
             unpack("prometheus")
-        if "chromium" in wanted:
-            run("apt-get", "install", "-qq", "-y", "--no-install-recommends", "chromium")
+            packages.remove("prometheus")
+        for package in packages:
+            run("apt-get", "install", "-qq", "-y", "--no-install-recommends", package)
         wanted = missing()
     if wanted:
         sys.exit(f"codesvc's tests need {' and '.join(wanted)}: apt-get install {' '.join(wanted)}")
