@@ -11,11 +11,12 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -347,11 +348,16 @@ class ReplicaSet:
 
 
 def start_replica_set(
-    directory: Path, members: int = 3, *, options: MongodOptions | None = None
+    directory: Path,
+    members: int = 3,
+    *,
+    options: MongodOptions | None = None,
+    address: Callable[[Mongod], str] = attrgetter("address"),
 ) -> ReplicaSet:
     """Start ``members`` mongod processes with data below ``directory``, and wait until the set is whole.
 
     When the primary dies, another is elected within a few seconds; what it alone had is rolled back when it returns.
+    ``address`` says under which host and port all are to know a member that has just been launched.
     """
     # A rollback goes back to the last checkpoint. It visits every version that a document has had since, and each of
     # them by way of those before it (WiredTiger's history store, MongoDB 6.0): documents that change a hundred times a
@@ -363,7 +369,7 @@ def start_replica_set(
         for node in nodes:
             node.launch()
         with nodes[0].client() as client:
-            config = _config(options.replica_set, [node.address for node in nodes])
+            config = _config(options.replica_set, [address(node) for node in nodes])
             config["settings"] = {"electionTimeoutMillis": 2_000, "heartbeatIntervalMillis": 500}
             client.admin.command("replSetInitiate", config)
         replica_set.wait_until_whole()

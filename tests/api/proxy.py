@@ -13,12 +13,16 @@ _CHUNK: Final = 16 * 1024
 class Proxy:
     """Forwards 127.0.0.1:port to a port of 127.0.0.1, from its start until its stop, as its switches say.
 
+    Arguments:
+        admits: is told the port that a connection comes from; where it says no, the connection is closed at once.
+
     Attributes:
         lost: replies that were lost on purpose so far.
 
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, admits: Callable[[int], bool] = lambda _: True) -> None:
+        self._admits = admits
         self.target_port = target_port
         self.port = 0
         self.lost = 0
@@ -113,9 +117,12 @@ class Proxy:
     def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                near, _address = listener.accept()
+                near, address = listener.accept()
             except OSError:
                 return
+            if not self._admits(address[1]):
+                near.close()
+                continue
             try:
                 far = socket.create_connection(("127.0.0.1", self.target_port), timeout=10)
             except OSError:
