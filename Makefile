@@ -57,7 +57,7 @@ bench-quick: build $(VENV)/.bench ## every benchmark, once and small: it still r
 sanitize: build ## the native core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(PY) tests/native/sanitize.py $(ARGS)
 
-soak: build ## callers, uploads and crashes of mongod for five minutes, and what was lost; ARGS="--seconds 3600"
+soak: build ## callers, uploads, and faults of every part for half an hour, and what was lost; ARGS="--seconds 3600"
 	@PYTHONPATH=tests $(PY) -m soak $(ARGS)
 
 fuzz: build ## requests made of the OpenAPI document for ten minutes; FUZZ_SECONDS=3600, FUZZ_SEED=7

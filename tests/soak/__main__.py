@@ -12,9 +12,9 @@ from .run import Options, soak
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=300, help="how long callers are busy")
+    parser.add_argument("--seconds", type=float, default=1800, help="how long callers are busy")
     parser.add_argument("--callers", type=int, default=64)
-    parser.add_argument("--services", type=int, default=2, help="processes of codesvc serve")
+    parser.add_argument("--services", type=int, default=3, help="processes of codesvc serve")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--directory", type=Path, help="keeps data and logs here, instead of nowhere")
     arguments = parser.parse_args()

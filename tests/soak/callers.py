@@ -27,7 +27,12 @@ class Holding:
 
 
 class Caller:
-    def __init__(self, client: Client, ledger: Ledger, chance: random.Random) -> None:
+    """Arguments:
+    still: for how many seconds a request may stand still besides, with the process that serves it.
+    """
+
+    def __init__(self, client: Client, ledger: Ledger, chance: random.Random, *, still: float) -> None:
+        self._still = still
         self._client = client
         self._ledger = ledger
         self._chance = chance
@@ -64,7 +69,7 @@ class Caller:
         self._ledger.reserved(asked, reserve_id, dates, told.ended, moving=campaign.moving)
         if dates:
             # What takes until the end of the hold might meet the codes in another's hands.
-            safe_until = told.sent + self._ledger.ttl.total_seconds() - SLOW_SECONDS
+            safe_until = told.sent + self._ledger.ttl.total_seconds() - SLOW_SECONDS - self._still
             self._holdings.append(Holding(campaign, code_type, reserve_id, list(dates), safe_until))
 
     def _check_reservation(self, body: Any, count: int, code_type: str) -> None:

@@ -19,6 +19,7 @@ class Fault(StrEnum):
     ASSIGN_LOST = "acknowledged assigns lost"
     RELEASE_LOST = "acknowledged releases lost"
     CHANGE_WRONG = "counts of acknowledged assigns and releases wrong"
+    UPLOAD_LOST = "accepted uploads that came to no end"
     UPLOAD_WRONG = "acknowledged uploads wrong"
     COUNT_WRONG = "counts wrong"
     HOLD_MISSING = "codes lent whose document says another"
@@ -27,6 +28,24 @@ class Fault(StrEnum):
     MISFIT = "replies that do not fit their request"
     STATUS = "statuses other than 200 and 503"
     SLOW = "replies slower than 31 s"
+
+    @property
+    def group(self) -> str:
+        """What kind of a fault it is, for who wants to know no more."""
+        return _GROUPS.get(self, "otherwise wrong")
+
+
+_GROUPS = {
+    Fault.LENT_TWICE: "double",
+    Fault.ASSIGN_LOST: "lost",
+    Fault.RELEASE_LOST: "lost",
+    Fault.HOLD_MISSING: "lost",
+    Fault.UPLOAD_LOST: "lost",
+    Fault.CHANGE_WRONG: "wrong counts",
+    Fault.UPLOAD_WRONG: "wrong counts",
+    Fault.COUNT_WRONG: "wrong counts",
+}
+GROUPS = ("lost", "double", "wrong counts", "otherwise wrong")
 
 
 @dataclass(slots=True)
@@ -83,6 +102,8 @@ class Ledger:
         self.unknown_reserves: Counter[str] = Counter()
         self.assigned: Counter[str] = Counter()
         self.types: dict[Key, set[str]] = {}
+        # An upload whose caller was told nothing may still be under way, with another process.
+        self.lingering: dict[Key, set[str]] = {}
         self.stored: set[Key] = set()
         self.stocks: dict[tuple[str, str], Stock] = {}
         self.short = 0
@@ -151,6 +172,10 @@ class Ledger:
         self.stock(campaign, code_type).sent.update(codes)
         for code in codes:
             self.types.setdefault((campaign, code), set()).add(code_type)
+
+    def upload_unknown(self, campaign: str, code_type: str, codes: Iterable[str]) -> None:
+        for code in codes:
+            self.lingering.setdefault((campaign, code), set()).add(code_type)
 
     def uploaded(self, campaign: str, code_type: str, codes: Sequence[str]) -> None:
         self.stock(campaign, code_type).stored.update(codes)

@@ -15,14 +15,18 @@ from api.harness import Document, make_codes, token
 from .callers import Caller
 from .campaigns import PLENTY, SCARCE, Campaign
 from .client import SLOW_SECONDS, Client, session
+from .disturber import Disturbance, Disturber, longest_still
 from .fleet import Fleet, fleet
-from .killer import Killer
 from .ledger import Held, Ledger
+from .longest import LongUploads
 from .uploaders import Uploader
 from .verdict import Verdict, check, check_counts
 
 _PROGRESS_SECONDS = 10.0
 _STOCK_UP_SECONDS = 60.0
+_WHOLE_AGAIN = 300.0
+_LONG_RUN = 300.0
+"""From this length on, in seconds, a run has every kind of disturbance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +35,7 @@ class Options:
 
     seconds: float
     callers: int = 64
-    services: int = 2
+    services: int = 3
     seed: int = 0
 
 
@@ -42,23 +46,26 @@ def soak(directory: Path, options: Options) -> Verdict:
     ledger = Ledger(timedelta(seconds=ttl_seconds))
     with fleet(directory, services=options.services, ttl_seconds=ttl_seconds) as running:
         load = Load(running, ledger, options)
-        killer = Killer(running.members, random.Random(options.seed))
+        disturber = Disturber(running, random.Random(options.seed), options.seconds)
         try:
-            load.start(killer.kills)
-            killer.run(load.until, load.ended)
+            load.start(disturber.done)
+            disturber.run(load.until, load.ended)
             load.ended.wait()
         finally:
             # Whatever happened here: nothing is to be asked any more of what is about to end.
             load.stop()
         load.check()
-        running.members.wait_until_whole()
+        running.members.wait_until_whole(limit=_WHOLE_AGAIN)
         documents = check(ledger, running.documents.find())
         check_counts(ledger, documents, running.services)
     return Verdict(
         seconds=load.seconds,
         outcomes=load.client.outcomes,
         slowest=load.client.slowest,
-        kills=killer.kills,
+        disturbances=disturber.done,
+        disturbing=tuple(disturber.kinds) if options.seconds >= _LONG_RUN else (Disturbance.PRIMARY_KILLED,),
+        long_uploads=load.long.ended,
+        taken_over=load.long.taken_over,
         codes=len(documents),
         short=ledger.short,
         expired=ledger.expired,
@@ -71,6 +78,7 @@ class Load:
     """All callers and uploaders, on an event loop in a thread of its own: the main thread has processes to start."""
 
     client: Client
+    long: LongUploads
 
     def __init__(self, running: Fleet, ledger: Ledger, options: Options) -> None:
         self.until = 0.0
@@ -79,15 +87,15 @@ class Load:
         self._fleet = running
         self._ledger = ledger
         self._options = options
-        self._kills: Counter[str] = Counter()
+        self._disturbances: Counter[Disturbance] = Counter()
         self._stocked = threading.Event()
         self._stopping = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="load")
 
-    def start(self, kills: Counter[str]) -> None:
+    def start(self, disturbances: Counter[Disturbance]) -> None:
         """Start it; return once the campaigns have their stock."""
-        self._kills = kills
+        self._disturbances = disturbances
         self._thread.start()
         self._stocked.wait()
 
@@ -115,9 +123,9 @@ class Load:
 
     async def _main(self) -> None:
         chance = random.Random(self._options.seed)
-        ports = [service.port for service in self._fleet.services]
         async with session(token(exp=int(time.time()) + 7 * 86_400)) as http:
-            self.client = Client(http, ports, self._ledger, chance)
+            self.client = Client(http, self._fleet, self._ledger, chance)
+            self.long = LongUploads(self.client, self._ledger, chance, self._fleet)
             uploader = Uploader(self.client, self._ledger, chance, self._fleet.put)
             self.until = time.monotonic() + _STOCK_UP_SECONDS
             await uploader.stock_up(self._going)
@@ -126,15 +134,17 @@ class Load:
             began = time.monotonic()
             self.until = began + self._options.seconds
             self._stocked.set()
+            still = longest_still(self._options.seconds)
             async with asyncio.TaskGroup() as group:
                 progress = group.create_task(self._progress(began))
                 others = [
                     *(
-                        Caller(self.client, self._ledger, chance).run(self._going)
+                        Caller(self.client, self._ledger, chance, still=still).run(self._going)
                         for _ in range(self._options.callers)
                     ),
                     uploader.grow(self._going),
                     uploader.move(self._going),
+                    self.long.run(self._going),
                 ]
                 await asyncio.gather(*(group.create_task(one) for one in others))
                 progress.cancel()
@@ -172,7 +182,7 @@ class Load:
             unknown = sum(times for (_, outcome), times in outcomes.items() if outcome != "200")
             print(
                 f"{time.monotonic() - began:6.0f} s: {outcomes.total():,} operations, {unknown:,} of them not 200; "
-                f"{self._kills.total()} kills; {len(self._ledger.stored):,} codes; "
+                f"{self._disturbances.total()} disturbances; {len(self._ledger.stored):,} codes; "
                 f"{self._ledger.faults.total()} faults",
                 file=sys.stderr,
                 flush=True,

@@ -87,6 +87,7 @@ class Uploader:
                 self._check(told.body, len(codes), least, len(new))
                 self._ledger.uploaded(campaign, code_type, codes)
                 return True
+            self._ledger.upload_unknown(campaign, code_type, codes)
             if not going():
                 return False
             # What this try stored, the next one finds.

@@ -11,7 +11,8 @@ from api.harness import Document, Service
 
 from .campaigns import CAMPAIGNS
 from .client import Kind
-from .ledger import Fault, Held, Key, Ledger
+from .disturber import Disturbance
+from .ledger import GROUPS, Fault, Held, Key, Ledger
 
 STATUSES = ("available", "reserved", "assigned")
 # Both clocks are this machine's.
@@ -28,7 +29,11 @@ class Verdict:
     seconds: float
     outcomes: Counter[tuple[Kind, str]]
     slowest: float
-    kills: Counter[str]
+    disturbances: Counter[Disturbance]
+    disturbing: tuple[Disturbance, ...]
+    """The kinds that there were to be in a run of this length."""
+    long_uploads: int
+    taken_over: int
     codes: int
     short: int
     expired: int
@@ -42,8 +47,8 @@ class Verdict:
     def untried(self) -> list[str]:
         """What did not happen at all, so that the run says nothing of it."""
         kinds = [f"{kind}, acknowledged" for kind in Kind if not self.outcomes[kind, "200"]]
-        others = {
-            "a kill of a mongod": self.kills.total(),
+        others: dict[str, int] = {
+            **{kind: self.disturbances[kind] for kind in self.disturbing},
             "a reservation with nothing left for it": self.short,
             "a hold that expired and whose code was lent again": self.expired,
         }
@@ -51,21 +56,29 @@ class Verdict:
 
     def table(self) -> str:
         names = ["200", "503", "lost", "other"]
-        lines = [f"{'seconds':<52}{self.seconds:>9.1f}", f"{'operations':<25}" + _cells(names)]
+        lines = [
+            f"{'seconds':<52}{self.seconds:>9.1f}",
+            f"{'disturbances':<52}{self.disturbances.total():>9,}",
+        ]
+        lines += [f"  {kind:<50}{self.disturbances[kind]:>9,}" for kind in Disturbance]
+        lines.append(f"{'operations':<25}" + _cells(names))
         for kind in Kind:
             of_kind = Counter[str]()
             for (one, outcome), times in self.outcomes.items():
                 if one is kind:
                     of_kind[outcome if outcome in names else "other"] += times
             lines.append(f"  {kind:<23}" + _cells(f"{of_kind[name]:,}" for name in names))
-        kills = f"{self.kills['primary']} + {self.kills['secondary']}"
         lines.append(f"{'slowest reply, seconds':<52}{self.slowest:>9.1f}")
-        lines.append(f"{'kills of mongod, primaries + secondaries':<52}{kills:>9}")
+        lines.append(f"{'long uploads, followed to their end':<52}{self.long_uploads:>9,}")
+        lines.append(f"{'times that one process took a long upload over':<52}{self.taken_over:>9,}")
         lines.append(f"{'reservations that got less than they asked for':<52}{self.short:>9,}")
         lines.append(f"{'codes lent again after their hold expired':<52}{self.expired:>9,}")
         lines.append(f"{'codes in documents':<52}{self.codes:>9,}")
         lines.append("must be 0:")
-        lines += [f"  {fault:<50}{self.faults[fault]:>9,}" for fault in Fault]
+        for group in GROUPS:
+            faults = [fault for fault in Fault if fault.group == group]
+            lines.append(f"  {group:<50}{sum(self.faults[fault] for fault in faults):>9,}")
+            lines += [f"    {fault:<48}{self.faults[fault]:>9,}" for fault in faults]
         lines += [f"never happened: {what}" for what in self.untried()]
         return "\n".join(lines)
 
@@ -90,7 +103,7 @@ def _check_uploads(ledger: Ledger, documents: Documents) -> None:
         document = documents.get(key)
         if document is None:
             ledger.fault(Fault.UPLOAD_WRONG, f"{key} is missing")
-        elif document["type"] not in ledger.types[key]:
+        elif document["type"] not in ledger.types[key] | ledger.lingering.get(key, set()):
             ledger.fault(Fault.UPLOAD_WRONG, f"{key} is of type {document['type']}")
     for key in documents.keys() - ledger.types.keys():
         ledger.fault(Fault.UPLOAD_WRONG, f"{key} is in no file")
