@@ -15,10 +15,12 @@ from codesvc.datastore.client import Mongo
 from codesvc.datastore.codes import CodeStore
 from codesvc.datastore.counting import Verdict
 from codesvc.datastore.indexes import migrate
+from codesvc.datastore.keys import IdempotencyKeys
 from codesvc.datastore.stock import Sampling, Stock
 from codesvc.datastore.uploads import UploadRecords
 from codesvc.datastore.watch import Watch, view
 from codesvc.errors import UploadInterruptedError
+from codesvc.idempotency import Idempotency
 from codesvc.ingest.dry_runs import DryRuns
 from codesvc.ingest.jobs import Jobs
 from codesvc.ingest.pipeline import Options, Uploads
@@ -54,6 +56,7 @@ class Service:
     uploads: Uploads
     dry_runs: DryRuns
     jobs: Jobs
+    idempotency: Idempotency
 
     async def ready(self) -> bool:
         """Tell whether MongoDB answers."""
@@ -105,6 +108,9 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         )
         telemetry.watch_queue(lambda: jobs.waiting)
         stack.push_async_callback(jobs.close)
+        keys = IdempotencyKeys(mongo, telemetry, kept=timedelta(seconds=settings.idempotency_ttl))
+        idempotency = Idempotency(keys, telemetry)
+        stack.push_async_callback(idempotency.close)
         yield Service(
             settings=settings,
             telemetry=telemetry,
@@ -115,6 +121,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             uploads=uploads,
             dry_runs=dry_runs,
             jobs=jobs,
+            idempotency=idempotency,
         )
 
 

@@ -58,6 +58,14 @@ class UploadInterruptedError(CodesvcError):
     """The process that ran the upload went away without a word."""
 
 
+class KeyReusedError(CodesvcError):
+    """An Idempotency-Key was sent before, with another request."""
+
+
+class KeyInUseError(CodesvcError):
+    """The first request with an Idempotency-Key is still under way."""
+
+
 class UploadRejectedError(CodesvcError):
     """An upload ended at a row. ``counts`` tells what was stored before it.
 

@@ -97,6 +97,50 @@ class ChangeCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyedRequest:
+    """A request with an Idempotency-Key: ``fingerprint`` tells one request's content from another's."""
+
+    campaign_id: str
+    key: str = field(repr=False)
+    operation: str
+    fingerprint: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptReply:
+    """What a caller is told, as the edge writes it, to be told again under the same Idempotency-Key."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyClaim:
+    """An Idempotency-Key that is this request's to answer.
+
+    Attributes:
+        id: of this claim, and of no other.
+        name: what the work of this claim goes by.
+        earlier: what the work of claims goes by that were never answered.
+
+    """
+
+    asked: KeyedRequest
+    id: str
+    name: str
+    earlier: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStanding:
+    """An Idempotency-Key that another request has: its reply, or None while it is under way."""
+
+    fingerprint: bytes = field(repr=False)
+    reply: KeptReply | None
+
+
+@dataclass(frozen=True, slots=True)
 class UploadCounts:
     """Codes stored by an upload; ``total`` is always ``inserted + updated``."""
 
@@ -180,11 +224,15 @@ class UploadOrder:
 
 @dataclass(frozen=True, slots=True)
 class UploadFailure:
-    """Why an upload failed, in a caller's terms: the code, the title and the detail of a problem."""
+    """Why an upload failed, in a caller's terms: the code, the title and the detail of a problem.
+
+    ``line`` is that of the row at which it ended, where it was a row.
+    """
 
     code: str
     title: str
     detail: str
+    line: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

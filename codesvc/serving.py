@@ -89,6 +89,7 @@ async def _serve(settings: Settings, member: Member | None) -> None:
         app = create_web_app(
             inventory=service.inventory,
             uploads=service.jobs,
+            idempotency=service.idempotency,
             authenticator=authenticator,
             telemetry=service.telemetry,
             ready=service.ready,

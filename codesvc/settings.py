@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     upload_ttl: int = Field(30 * 86_400, ge=60, le=10 * 365 * 86_400)
     """How long it is kept what became of an upload, in seconds from its end."""
 
+    idempotency_ttl: int = Field(86_400, ge=1, le=10 * 365 * 86_400)
+    """How long the reply to a request with an Idempotency-Key is kept, in seconds."""
+
     reservation_ttl: int = Field(86_400, ge=1, le=10 * 365 * 86_400)
     max_reserve: int = Field(10_000, ge=1, le=100_000)
     """A reserve is one transaction, and what that changes has to fit into MongoDB's cache."""

@@ -75,6 +75,7 @@ def _codesvc() -> web.AppRunner:
     app = create_web_app(
         inventory=rooms,
         uploads=rooms,
+        idempotency=rooms,
         authenticator=Authenticator(TokenRules(secret=SECRET)),
         telemetry=Telemetry(),
         ready=rooms.ready,

@@ -27,6 +27,7 @@ COLLECTION: Final = "codes"
 CAMPAIGNS: Final = "campaigns"
 UPLOADS: Final = "uploads"
 INVALID_ROWS: Final = "invalid_rows"
+IDEMPOTENCY_KEYS: Final = "idempotency_keys"
 
 _READ_CONCERN: Final = ReadConcern("local")
 _GOODBYE_SECONDS: Final = 1.0
@@ -97,6 +98,9 @@ class Mongo:
         self.campaigns: AsyncCollection = self.database.get_collection(CAMPAIGNS, write_concern=told)
         self.uploads: AsyncCollection = self.database.get_collection(UPLOADS, write_concern=told)
         self.invalid_rows: AsyncCollection = self.database.get_collection(INVALID_ROWS, write_concern=told)
+        self.idempotency_keys: AsyncCollection = self.database.get_collection(
+            IDEMPOTENCY_KEYS, write_concern=told
+        )
         self._deployment: Deployment | None = None
 
     async def deployment(self) -> Deployment:

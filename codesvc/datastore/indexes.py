@@ -14,12 +14,13 @@ from typing import Any, Final
 
 import pymongo
 
-from codesvc.datastore.client import CAMPAIGNS, COLLECTION, INVALID_ROWS, UPLOADS, Mongo
+from codesvc.datastore.client import CAMPAIGNS, COLLECTION, IDEMPOTENCY_KEYS, INVALID_ROWS, UPLOADS, Mongo
 from codesvc.datastore.failures import translated
 from codesvc.errors import DatabaseRefusedError
 
 VERSION: Final = 4
-"""Of what stands below; 1 had no index of campaigns, 2 none of uploads, 3 none of reservations."""
+"""Of what stands below; 1 had no index of campaigns, 2 none of uploads, 3 none of reservations and of
+idempotency keys."""
 
 BY_STATUS: Final = "codes_by_status"
 """Answers every count and finds what a reserve may lend."""
@@ -66,6 +67,11 @@ INVALID_ROW_INDEXES: Final[dict[str, dict[str, Any]]] = {
 }
 """Of the invalid rows that uploads have met: those that can go."""
 
+KEY_INDEXES: Final[dict[str, dict[str, Any]]] = {
+    "idempotency_keys_by_expiry": {"key": {"expireAt": 1}, "expireAfterSeconds": 0},
+}
+"""Of the replies that are kept for requests with an Idempotency-Key: those that can go."""
+
 OBSOLETE: Final[tuple[str, ...]] = ()
 """Indexes of codes that an earlier version needed."""
 
@@ -77,6 +83,7 @@ _ALL: Final[dict[str, dict[str, dict[str, Any]]]] = {
     CAMPAIGNS: {name: {"key": dict(keys)} for name, keys in CAMPAIGN_INDEXES.items()},
     UPLOADS: UPLOAD_INDEXES,
     INVALID_ROWS: INVALID_ROW_INDEXES,
+    IDEMPOTENCY_KEYS: KEY_INDEXES,
 }
 
 _INDEX_NOT_FOUND: Final = 27

@@ -2,7 +2,7 @@
 
     {_id: "<UUID of version 7>", campaignId, fileKey, type, header, strict, dryRun,
      state, bytes: {done, total}, count: {inserted, updated}, invalid: {count, samples: [{line, reason}]},
-     codesPerSecond, secondsLeft, startedAt, updatedAt, finishedAt, error: {code, title, detail},
+     codesPerSecond, secondsLeft, startedAt, updatedAt, finishedAt, error: {code, title, detail, line},
      saved: Date,                    what the codes that it inserts have as date.saved, and those of no other upload
      owner: "<process>",             which runs it, or keeps it in its queue
      leaseUntil: Date,               by the server's clock; absent when it has ended
@@ -236,14 +236,20 @@ class UploadRecords:
         )
 
 
-def _failure_document(failure: UploadFailure | None) -> dict[str, str] | None:
+def _failure_document(failure: UploadFailure | None) -> dict[str, Any] | None:
     if failure is None:
         return None
-    return {"code": failure.code, "title": failure.title, "detail": failure.detail}
+    line = {} if failure.line is None else {"line": failure.line}
+    return {"code": failure.code, "title": failure.title, "detail": failure.detail, **line}
+
+
+def _failure(error: Mapping[str, Any] | None) -> UploadFailure | None:
+    if error is None:
+        return None
+    return UploadFailure(error["code"], error["title"], error["detail"], error.get("line"))
 
 
 def _upload(document: Mapping[str, Any]) -> Upload:
-    error = document["error"]
     return Upload(
         id=document["_id"],
         order=UploadOrder(
@@ -267,5 +273,5 @@ def _upload(document: Mapping[str, Any]) -> Upload:
         seconds_left=document["secondsLeft"],
         started=document["startedAt"],
         finished=document["finishedAt"],
-        failure=None if error is None else UploadFailure(error["code"], error["title"], error["detail"]),
+        failure=_failure(document["error"]),
     )

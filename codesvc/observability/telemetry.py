@@ -27,6 +27,7 @@ from codesvc.observability.stock import ReserveMetrics, StockMetrics
 from codesvc.observability.tracing import NO_SCOPE, SpanScope, active_tracer, unrecorded
 from codesvc.observability.uploads import UPLOAD_OUTCOMES, UploadMetrics
 
+_KEYED_OUTCOMES: Final = ("first", "taken_over", "replayed", "in_use", "reused", "lost")
 _CHECK_OUTCOMES: Final = {True: "equal", False: "different"}
 
 
@@ -72,6 +73,13 @@ class Telemetry:
             labels=("outcome",),
             known=[(outcome,) for outcome in _CHECK_OUTCOMES.values()],
         )
+        self._keyed = PlainCounter(
+            "idempotency_key_requests_total",
+            "Requests with an Idempotency-Key, by what became of them.",
+            registry,
+            labels=("outcome",),
+            known=[(outcome,) for outcome in _KEYED_OUTCOMES],
+        )
         self._upload = UploadMetrics(registry)
         self._reserve = ReserveMetrics(registry)
         self._storage = StorageMetrics(registry)
@@ -81,7 +89,7 @@ class Telemetry:
         self._runtime = RuntimeMetrics(registry)
         show_service(registry, version)
         self._parts: tuple[_Part, ...] = (
-            *(self._http, self._datastore, self._checks, self._upload, self._reserve),
+            *(self._http, self._datastore, self._checks, self._keyed, self._upload, self._reserve),
             *(self._storage, self.database, self.stock, self.event_loop_lag, self._runtime),
         )
 
@@ -99,6 +107,10 @@ class Telemetry:
     def counts_checked(self, *, equal: bool) -> None:
         """Count a comparison of counts that were kept with the index."""
         self._checks.add((_CHECK_OUTCOMES[equal],))
+
+    def keyed_request(self, outcome: str) -> None:
+        """Count what became of a request with an Idempotency-Key: one of ``_KEYED_OUTCOMES``."""
+        self._keyed.add((outcome,))
 
     def reserved(self, code_type: str, *, requested: int, lent: int, expired: int) -> None:
         """Count one reserve that was answered; ``expired`` codes of those lent had a hold that had expired."""

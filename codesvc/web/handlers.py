@@ -13,6 +13,7 @@ from codesvc.errors import NotFoundError
 from codesvc.models import ChangeCounts, Code, CodePage, CodeType, Counts, Reservation, Status
 from codesvc.web.bodies import CODINGS, inflated
 from codesvc.web.deadlines import Deadlines
+from codesvc.web.idempotent import Operation, once
 from codesvc.web.problems import RequestError
 from codesvc.web.schemas import (
     CountQuery,
@@ -70,6 +71,7 @@ class Inventory(Protocol):
         *,
         ttl: timedelta | None = None,
         minimum: int = 0,
+        reserve_id: str | None = None,
     ) -> Reservation:
         """Lend at most ``count`` codes, and ``minimum`` at least, or none."""
         ...
@@ -147,10 +149,28 @@ async def reserve(request: web.Request) -> web.Response:
         wanted = _reserve_query(query, limits)
     inventory = app[INVENTORY]
     ttl = None if wanted.ttl is None else timedelta(seconds=wanted.ttl)
-    reservation = await app[DEADLINES].within(
-        inventory.reserve(campaign_id, wanted.type, wanted.count, ttl=ttl, minimum=wanted.min or 0)
-    )
-    return json_response(reserve_reply(reservation))
+
+    async def lend(reserve_id: str | None) -> web.Response:
+        reservation = await inventory.reserve(
+            campaign_id,
+            wanted.type,
+            wanted.count,
+            ttl=ttl,
+            minimum=wanted.min or 0,
+            reserve_id=reserve_id,
+        )
+        return json_response(reserve_reply(reservation))
+
+    async def take_back(reserve_ids: Sequence[str]) -> None:
+        for reserve_id in reserve_ids:
+            await inventory.release_reservation(campaign_id, reserve_id)
+
+    async def give_up(reserve_id: str) -> bool:
+        await inventory.release_reservation(campaign_id, reserve_id)
+        return False
+
+    operation = Operation("reserve", campaign_id, wanted, lend, recover=take_back, give_up=give_up)
+    return await once(request, operation, app[DEADLINES].within)
 
 
 async def reservation(request: web.Request) -> web.Response:
@@ -171,11 +191,13 @@ async def assign(request: web.Request) -> web.Response:
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
     wanted = parse_change(await json_object(request, limits), limits)
     inventory = app[INVENTORY]
-    if wanted.reserveId is not None:
-        change = inventory.assign_reservation(campaign_id, wanted.reserveId)
-    else:
-        change = inventory.assign(campaign_id, wanted.codes or ())
-    return _change_reply(await app[DEADLINES].within(change))
+
+    async def change(_name: str | None) -> web.Response:
+        if wanted.reserveId is not None:
+            return _change_reply(await inventory.assign_reservation(campaign_id, wanted.reserveId))
+        return _change_reply(await inventory.assign(campaign_id, wanted.codes or ()))
+
+    return await once(request, Operation("assign", campaign_id, wanted, change), app[DEADLINES].within)
 
 
 async def release(request: web.Request) -> web.Response:
@@ -185,11 +207,13 @@ async def release(request: web.Request) -> web.Response:
     campaign_id = checked_campaign_id(request.match_info["campaignId"])
     wanted = parse_change(await json_object(request, limits), limits)
     inventory = app[INVENTORY]
-    if wanted.reserveId is not None:
-        change = inventory.release_reservation(campaign_id, wanted.reserveId)
-    else:
-        change = inventory.release(campaign_id, wanted.codes or ())
-    return _change_reply(await app[DEADLINES].within(change))
+
+    async def change(_name: str | None) -> web.Response:
+        if wanted.reserveId is not None:
+            return _change_reply(await inventory.release_reservation(campaign_id, wanted.reserveId))
+        return _change_reply(await inventory.release(campaign_id, wanted.codes or ()))
+
+    return await once(request, Operation("release", campaign_id, wanted, change), app[DEADLINES].within)
 
 
 def json_response(data: Any, *, status: int = 200) -> web.Response:

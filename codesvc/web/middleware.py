@@ -23,6 +23,7 @@ from codesvc.observability.logs import AccessLog, correlation_id, remote_trace
 from codesvc.observability.telemetry import Telemetry
 from codesvc.observability.tracing import SpanScope, remote_context
 from codesvc.web.handlers import ClientGoneError
+from codesvc.web.idempotent import IDEMPOTENCY_KEY, echoed_key
 from codesvc.web.problems import problem_code, problem_response
 from codesvc.web.schemas import is_campaign_id
 from codesvc.web.streaming import Stream
@@ -65,6 +66,8 @@ class RouteInfo:
     traced: bool = True
     campaign: bool = False
     """Has a campaign in its path."""
+    keyed: bool = False
+    """Honours Idempotency-Key."""
 
 
 class Edge:
@@ -120,6 +123,8 @@ class Edge:
     ) -> None:
         """Put the last headers on a response, unless they are sent already; count it and log it."""
         _dress(response, route, correlation)
+        if route.keyed and (key := echoed_key(request)) is not None:
+            response.headers[IDEMPOTENCY_KEY] = key
         method = _method(request)
         status = response.status
         self._telemetry.http_request((method, route.template, status), seconds)

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from codesvc.version import __version__
+from codesvc.web.idempotent import KEY_PATTERN
 from codesvc.web.openapi_listing import codes
 from codesvc.web.openapi_parts import (
     Json,
@@ -149,6 +150,7 @@ def _v1_paths(schemas: Json) -> dict[str, Json]:
                 parameters=query_parameters(schemas["ReserveRequest"]),
                 reply=ReserveReply,
                 problems=_RESERVE_PROBLEMS,
+                keyed=True,
             ),
             "post": operation(
                 "life cycle",
@@ -160,6 +162,7 @@ def _v1_paths(schemas: Json) -> dict[str, Json]:
                 body_required=False,
                 reply=ReserveReply,
                 problems=_RESERVE_PROBLEMS,
+                keyed=True,
             ),
         },
         "/v1/{campaignId}/reservations/{reserveId}": {
@@ -186,6 +189,7 @@ def _v1_paths(schemas: Json) -> dict[str, Json]:
                 body=CodesRequest,
                 reply=ChangeReply,
                 problems=_CHANGE_PROBLEMS,
+                keyed=True,
             ),
         },
         "/v1/{campaignId}/release": {
@@ -199,6 +203,7 @@ def _v1_paths(schemas: Json) -> dict[str, Json]:
                 body=CodesRequest,
                 reply=ChangeReply,
                 problems=_CHANGE_PROBLEMS,
+                keyed=True,
             ),
         },
     }
@@ -308,6 +313,17 @@ def _parameters() -> Json:
             "schema": {"type": "string"},
             "example": "respond-async",
         },
+        "Idempotency-Key": {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "description": "A name for this request that no other has, such as a UUID: 1 to 255 visible characters of "
+            "ASCII, bare or as a structured field's string (in quotes). Sent again within 24 h, unless configured "
+            "otherwise, the request has the first reply again, with `Idempotency-Replayed: true`; another request with "
+            "the key is 422 `idempotencyKeyReused`; while the first is under way, 409 `idempotencyKeyInUse`. Each "
+            "campaign has keys of its own. A request that failed without having done anything gives its key back.",
+            "schema": {"type": "string", "pattern": f"^{KEY_PATTERN}$"},
+            "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
+        },
         "Last-Event-ID": {
             "name": "Last-Event-ID",
             "in": "header",
@@ -339,5 +355,7 @@ def _headers() -> Json:
         "WWW-Authenticate": {"description": "The challenge of RFC 6750.", "schema": text},
         "Location": {"description": "The address of the upload.", "schema": text},
         "Preference-Applied": {"description": "`respond-async`", "schema": text},
+        "Idempotency-Key": {"description": "What came in; only if it did.", "schema": text},
+        "Idempotency-Replayed": {"description": "`true`, if this is an earlier reply again.", "schema": text},
         "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
     }

@@ -11,6 +11,9 @@ from codesvc.web.schemas import ProblemReply
 Json = dict[str, Any]
 
 _BODY_PROBLEMS: Final = ("invalidJson", "payloadTooLarge", "unsupportedMediaType")
+_KEY_PROBLEMS: Final = ("invalidIdempotencyKey", "idempotencyKeyInUse", "idempotencyKeyReused")
+KEY_HEADERS: Final = ("Idempotency-Key", "Idempotency-Replayed")
+"""Of replies to a request with an Idempotency-Key."""
 _EVERYWHERE: Final = (
     *("invalidCampaignId", "unauthorized", "supremeUserRequired"),
     *("internalError", "databaseUnavailable", "keysUnavailable", "draining"),
@@ -28,8 +31,17 @@ def operation(
     parameters: Sequence[Json] = (),
     body: type[BaseModel] | None = None,
     body_required: bool = True,
+    keyed: bool = False,
 ) -> Json:
-    """Describe one operation: its parameters, its body, its reply, and every problem that it may be."""
+    """Describe one operation: its parameters, its body, its reply, and every problem that it may be.
+
+    ``keyed`` says whether it honours Idempotency-Key.
+    """
+    headers: Sequence[str] = ()
+    if keyed:
+        parameters = (*parameters, {"$ref": "#/components/parameters/Idempotency-Key"})
+        headers = KEY_HEADERS
+        problems = (*problems, *_KEY_PROBLEMS)
     operation: Json = {
         "tags": [tag],
         "summary": summary,
@@ -40,7 +52,7 @@ def operation(
     if body is not None:
         operation["requestBody"] = {"required": body_required, "content": json_content(body)}
         problems = (*problems, *_BODY_PROBLEMS)
-    operation["responses"] = {"200": success(reply, "Done.")} | problem_responses(
+    operation["responses"] = {"200": success(reply, "Done.", headers=headers)} | problem_responses(
         (*_EVERYWHERE, *problems), protected=True
     )
     return operation
@@ -78,7 +90,7 @@ def problem_response(description: str, codes: Sequence[str], *, protected: bool)
     statuses = {PROBLEMS[code].status for code in codes}
     if 401 in statuses:
         headers.append("WWW-Authenticate")
-    if 503 in statuses:
+    if codes and all(PROBLEMS[code].retry_after is not None for code in codes):
         headers.append("Retry-After")
     schema: Json = {"$ref": reference(ProblemReply)}
     content: Json = {"schema": schema}
@@ -102,7 +114,7 @@ def _example(code: str) -> Json:
         "code": code,
         "correlationId": "0b8f1c9e-6d0c-4f5e-9a55-0d8f3f1f7f10",
     }
-    if problem.status == 422:
+    if problem.status == 422 and code not in _KEY_PROBLEMS:
         example |= {"line": 17, "count": {"in": 16, "inserted": 16, "updated": 0}}
     return example
 

@@ -1,6 +1,7 @@
 """Uploads in the OpenAPI document."""
 
 from codesvc.web.openapi_parts import (
+    KEY_HEADERS,
     Json,
     campaign_parameters,
     header_references,
@@ -29,13 +30,14 @@ def upload() -> Json:
             *("invalidFileKey", "campaignMismatch", "fileNotFound", "fileChanged", "uploadCancelled"),
             *("invalidRow", "notCsv", "corruptFile", "storageUnavailable", "tooManyUploads"),
         ),
+        keyed=True,
     )
     responses = begun["responses"]
     responses["200"]["headers"] |= header_references("Location")
     responses["202"] = success(
         UploadResource,
         "Accepted, for a caller who prefers not to wait.",
-        headers=("Location", "Preference-Applied"),
+        headers=("Location", "Preference-Applied", *KEY_HEADERS),
     )
     return begun
 

@@ -18,6 +18,8 @@ from codesvc.errors import (
     DatabaseUnavailableError,
     DrainingError,
     InvalidRowError,
+    KeyInUseError,
+    KeyReusedError,
     NotCsvError,
     NotEnoughCodesError,
     NotFoundError,
@@ -29,7 +31,7 @@ from codesvc.errors import (
     UploadInterruptedError,
     UploadRejectedError,
 )
-from codesvc.models import UploadFailure
+from codesvc.models import Upload, UploadCounts, UploadFailure
 
 PROBLEM_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:codesvc:problem:"
@@ -60,6 +62,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "emptyCodes": Problem(400, "The list of codes is missing or empty"),
     "invalidCodes": Problem(400, "The list of codes is malformed or too long"),
     "invalidReserveId": Problem(400, "The id of the reservation is malformed"),
+    "invalidIdempotencyKey": Problem(400, "The idempotency key is malformed"),
     "unauthorized": Problem(401, "A valid token is required"),
     "supremeUserRequired": Problem(401, "The token does not belong to a supreme user"),
     "notFound": Problem(404, "There is nothing at this address"),
@@ -69,11 +72,15 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "fileChanged": Problem(409, "The file was replaced while it was being read"),
     "uploadCancelled": Problem(409, "The upload was cancelled"),
     "notEnoughCodes": Problem(409, "Fewer codes are available than asked for at least"),
+    "idempotencyKeyInUse": Problem(
+        409, "The first request with this idempotency key is still under way", retry_after=1
+    ),
     "payloadTooLarge": Problem(413, "The body is too large"),
     "unsupportedMediaType": Problem(415, "The body is not JSON"),
     "invalidRow": Problem(422, "The file holds an invalid row"),
     "notCsv": Problem(422, "The file is not CSV"),
     "corruptFile": Problem(422, "The compressed file is damaged"),
+    "idempotencyKeyReused": Problem(422, "The idempotency key was used for another request"),
     "internalError": Problem(500, "The service failed"),
     "storageUnavailable": Problem(503, "The object store is not available", retry_after=5),
     "databaseUnavailable": Problem(503, "The database is not available", retry_after=5),
@@ -98,6 +105,8 @@ _DOMAIN: Final[Mapping[type[CodesvcError], str]] = {
     TooManyUploadsError: "tooManyUploads",
     UploadCancelledError: "uploadCancelled",
     UploadInterruptedError: "interrupted",
+    KeyInUseError: "idempotencyKeyInUse",
+    KeyReusedError: "idempotencyKeyReused",
 }
 
 _HTTP: Final[Mapping[int, str]] = {
@@ -141,7 +150,8 @@ def problem_code(error: Exception) -> str:
 def failure(error: Exception) -> UploadFailure:
     """Tell ``error`` as the failure of an upload: the problem that it would be as a reply."""
     code = problem_code(error)
-    return UploadFailure(code, PROBLEMS[code].title, _detail(error, code))
+    line = error.line if isinstance(error, UploadRejectedError) else None
+    return UploadFailure(code, PROBLEMS[code].title, _detail(error, code), line)
 
 
 def _detail(error: Exception, code: str) -> str:
@@ -166,10 +176,22 @@ def problem_response(error: Exception, *, correlation_id: str) -> web.Response:
     if isinstance(error, RequestError):
         headers.update(error.headers)
     elif isinstance(error, UploadRejectedError):
-        counts = error.counts
-        members["line"] = error.line
-        members["count"] = {"in": counts.total, "inserted": counts.inserted, "updated": counts.updated}
+        members = _rejection(error.line, error.counts)
     return _response(code, detail, correlation_id=correlation_id, headers=headers, members=members)
+
+
+def rejection_response(upload: Upload, *, correlation_id: str) -> web.Response | None:
+    """Tell that an upload ended at a row, as its own reply does; None where it ended otherwise."""
+    failure = upload.failure
+    if failure is None or failure.line is None:
+        return None
+    members = _rejection(failure.line, upload.progress.counts)
+    return _response(failure.code, failure.detail, correlation_id=correlation_id, members=members)
+
+
+def _rejection(line: int, counts: UploadCounts) -> dict[str, Any]:
+    stored = {"in": counts.total, "inserted": counts.inserted, "updated": counts.updated}
+    return {"line": line, "count": stored}
 
 
 def _response(

@@ -1,7 +1,7 @@
 """The routes, and the application that serves them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -12,6 +12,7 @@ from codesvc.web import handlers, listing_handlers, upload_handlers
 from codesvc.web.deadlines import Deadlines
 from codesvc.web.handlers import DEADLINES, DRAINING, INVENTORY, LIMITS, Inventory, json_response
 from codesvc.web.health import Health, Metrics
+from codesvc.web.idempotent import IDEMPOTENCY, Idempotency
 from codesvc.web.middleware import UNMATCHED, Authenticator, Edge, RouteInfo, expect_nothing
 from codesvc.web.pages import Served, served_pages
 from codesvc.web.schemas import Limits
@@ -29,7 +30,7 @@ class Route:
     """One method of one path.
 
     ``head`` says whether HEAD is answered like GET; ``template`` is what metrics and logs call it, if not
-    by its path.
+    by its path; ``keyed`` says whether an Idempotency-Key is honoured.
     """
 
     method: str
@@ -39,12 +40,14 @@ class Route:
     traced: bool = True
     head: bool = True
     template: str | None = None
+    keyed: bool = False
 
 
 def create_web_app(
     *,
     inventory: Inventory,
     uploads: Uploads,
+    idempotency: Idempotency,
     authenticator: Authenticator,
     telemetry: Telemetry,
     ready: Callable[[], Awaitable[bool]],
@@ -66,6 +69,7 @@ def create_web_app(
     app = web.Application(client_max_size=limits.max_body)
     app[INVENTORY] = inventory
     app[UPLOADS] = uploads
+    app[IDEMPOTENCY] = idempotency
     app[LIMITS] = limits
     app[DRAINING] = draining
     app[DEADLINES] = Deadlines(limits.operation_timeout)
@@ -91,12 +95,14 @@ def _v1_routes() -> Iterable[Route]:
     # The router tries them in turn: those that are asked most come first.
     return (
         # A GET that writes: HEAD would lend codes and show them to nobody.
-        Route(hdrs.METH_GET, f"{_CAMPAIGN}/reserve", handlers.reserve, protected=True, head=False),
-        Route(hdrs.METH_POST, f"{_CAMPAIGN}/reserve", handlers.reserve, protected=True),
+        Route(
+            hdrs.METH_GET, f"{_CAMPAIGN}/reserve", handlers.reserve, protected=True, head=False, keyed=True
+        ),
+        Route(hdrs.METH_POST, f"{_CAMPAIGN}/reserve", handlers.reserve, protected=True, keyed=True),
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/count", handlers.count, protected=True),
-        Route(hdrs.METH_POST, f"{_CAMPAIGN}/assign", handlers.assign, protected=True),
-        Route(hdrs.METH_POST, f"{_CAMPAIGN}/release", handlers.release, protected=True),
-        Route(hdrs.METH_POST, f"{_CAMPAIGN}/codes", upload_handlers.upload, protected=True),
+        Route(hdrs.METH_POST, f"{_CAMPAIGN}/assign", handlers.assign, protected=True, keyed=True),
+        Route(hdrs.METH_POST, f"{_CAMPAIGN}/release", handlers.release, protected=True, keyed=True),
+        Route(hdrs.METH_POST, f"{_CAMPAIGN}/codes", upload_handlers.upload, protected=True, keyed=True),
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes", listing_handlers.codes, protected=True),
         # NOTE: a slash within a code comes as %2F. Behind codes/count, which is no code's address.
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/{{code:[^/]+}}", handlers.code, protected=True),
@@ -161,7 +167,7 @@ def _add(app: web.Application, edge: Edge, routes: Iterable[Route]) -> None:
             if route.method == hdrs.METH_GET and route.head:
                 methods.append(hdrs.METH_HEAD)
             for method in methods:
-                _register(resource, method, edge.guard(info, route.handler))
+                _register(resource, method, edge.guard(replace(info, keyed=route.keyed), route.handler))
             allowed.update(methods)
         _register(resource, hdrs.METH_ANY, edge.guard(info, _not_allowed(allowed)))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Final, Protocol
 
 import orjson
@@ -9,8 +10,10 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from codesvc.errors import CodesvcError, NotFoundError
+from codesvc.ingest.job import new_upload_id
 from codesvc.models import Upload, UploadOrder, UploadReport
 from codesvc.web.handlers import DEADLINES, DRAINING, LIMITS, json_object, json_response, query_parameters
+from codesvc.web.idempotent import Operation, once
 from codesvc.web.problems import RequestError
 from codesvc.web.schemas import (
     UploadRequest,
@@ -20,17 +23,18 @@ from codesvc.web.schemas import (
     upload_reply,
 )
 from codesvc.web.streaming import Stream
+from codesvc.web.upload_keys import UploadWork
 from codesvc.web.upload_schemas import UploadsQuery, is_upload_id, upload_resource
 
 
 class Uploads(Protocol):
     """What the handlers need of codesvc.ingest."""
 
-    async def run(self, order: UploadOrder) -> UploadReport:
+    async def run(self, order: UploadOrder, *, upload_id: str | None = None) -> UploadReport:
         """Load a file; returns when all of it is stored."""
         ...
 
-    async def start(self, order: UploadOrder) -> Upload:
+    async def start(self, order: UploadOrder, *, upload_id: str | None = None) -> Upload:
         """Begin to load a file, or queue that."""
         ...
 
@@ -83,18 +87,42 @@ async def upload(request: web.Request) -> web.Response:
         strict=wanted.strict,
         dry_run=wanted.dryRun,
     )
-    if _prefers_async(request):
-        accepted = await app[UPLOADS].start(order)
+    running = app[UPLOADS]
+
+    def located(response: web.Response, upload_id: str | None) -> web.Response:
+        if upload_id is not None:
+            response.headers[hdrs.LOCATION] = f"/v1/{campaign_id}/uploads/{upload_id}"
+        return response
+
+    def told(accepted: Upload) -> web.Response:
         response = json_response(upload_resource(accepted), status=202)
         response.headers[PREFERENCE_APPLIED] = _RESPOND_ASYNC
-        upload_id: str | None = accepted.id
-    else:
-        report = await app[UPLOADS].run(order)
-        response = json_response(upload_reply(report, dry_run=order.dry_run))
-        upload_id = report.upload_id
-    if upload_id is not None:
-        response.headers[hdrs.LOCATION] = f"/v1/{campaign_id}/uploads/{upload_id}"
-    return response
+        return located(response, accepted.id)
+
+    def done(report: UploadReport) -> web.Response:
+        return located(json_response(upload_reply(report, dry_run=order.dry_run)), report.upload_id)
+
+    async def start(upload_id: str | None) -> web.Response:
+        return told(await running.start(order, upload_id=upload_id))
+
+    async def run(upload_id: str | None) -> web.Response:
+        return done(await running.run(order, upload_id=upload_id))
+
+    waits = not _prefers_async(request)
+    find = partial(running.get, campaign_id)
+    work = UploadWork(load=run if waits else start, find=find, told=told, done=done, waits=waits)
+    return await once(
+        request,
+        Operation(
+            "upload",
+            campaign_id,
+            wanted,
+            work.perform,
+            recover=work.recover,
+            give_up=work.give_up,
+            new_name=new_upload_id,
+        ),
+    )
 
 
 async def uploads(request: web.Request) -> web.Response:

@@ -233,7 +233,10 @@ def test_replies_are_what_it_says(document: Document, world: World) -> None:
         schema = response["content"][reply.media_type]["schema"]
         check(document, schema, reply.json())
         for name in response.get("headers", {}):
-            assert reply.header(name), f"{name} is promised, and is not there"
+            # Those of keys are for requests that have one.
+            assert reply.header(name) or name.startswith("Idempotency-"), (
+                f"{name} is promised, and is not there"
+            )
 
 
 def test_request_bodies_are_what_it_says(document: Document) -> None:

@@ -22,12 +22,13 @@ ROOMS: dict[str, frozenset[str] | None] = {
     "_fastcsv": frozenset({"errors"}),
     "settings": LEAVES,
     "inventory": LEAVES,
+    "idempotency": LEAVES,
     # The native core is a leaf as well: it makes the batches that one sends to the other.
     "ingest": LEAVES | {"_fastcsv"},
     "datastore": LEAVES | {"_fastcsv", "settings"},
     "sources": LEAVES | {"settings"},
     "observability": LEAVES - {"models", "errors"} | {"settings"},
-    "web": LEAVES | {"inventory", "ingest", "observability"},
+    "web": LEAVES | {"inventory", "idempotency", "ingest", "observability"},
     "client": LEAVES,
     "cli_help": frozenset(),
     "livez": frozenset(),
@@ -53,6 +54,7 @@ THIRD_PARTY: dict[str, frozenset[str] | None] = {
     "models": frozenset(),
     "errors": frozenset(),
     "inventory": frozenset(),
+    "idempotency": frozenset(),
     "ingest": frozenset(),
     # NOTE: whoever installs the client alone gets these, and OpenTelemetry only if it is there.
     "client": frozenset({"aiohttp", "opentelemetry", "orjson", "yarl"}),

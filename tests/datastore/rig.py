@@ -31,7 +31,7 @@ EAGER = Keeping(keep_from=1, quiet_seconds=0.0)
 INDEX_NAMES = [
     *("codes_by_status", "codes_by_reservation", "campaigns_by_writer", "campaigns_by_touch"),
     *("uploads_by_campaign", "uploads_by_saved", "uploads_by_lease", "uploads_by_expiry"),
-    "invalid_rows_by_expiry",
+    *("invalid_rows_by_expiry", "idempotency_keys_by_expiry"),
 ]
 """Of all collections, in the order in which they are told."""
 

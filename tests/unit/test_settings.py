@@ -80,6 +80,7 @@ def test_every_variable_is_read(environment: Set) -> None:
         MAX_QUEUED_UPLOADS="0",
         UPLOAD_TTL="3600",
         RESERVATION_TTL="60",
+        IDEMPOTENCY_TTL="90",
         MAX_RESERVE="20",
         MAX_CODES_PER_REQUEST="30",
         STOCK_INTERVAL="0.5",

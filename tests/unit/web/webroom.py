@@ -17,11 +17,16 @@ from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
 from codesvc.errors import NotEnoughCodesError, NotFoundError
+from codesvc.idempotency import Idempotency
 from codesvc.models import (
     ChangeCounts,
     Code,
     CodeType,
     Counts,
+    KeptReply,
+    KeyClaim,
+    KeyedRequest,
+    KeyStanding,
     Progress,
     Reservation,
     ReservedCode,
@@ -86,11 +91,12 @@ class MemoryInventory:
         *,
         ttl: timedelta | None = None,
         minimum: int = 0,
+        reserve_id: str | None = None,
     ) -> Reservation:
         await self._begin(
             "reserve", campaign_id, code_type, count, *([ttl, minimum] if ttl or minimum else ())
         )
-        reserve_id = str(uuid.uuid4())
+        reserve_id = reserve_id or str(uuid.uuid4())
         free = [code for code, status in self.codes.items() if status is Status.AVAILABLE][:count]
         if len(free) < minimum:
             raise NotEnoughCodesError("There are fewer.")
@@ -139,16 +145,16 @@ class MemoryUploads:
     calls: list[Mapping[str, Any]] = field(default_factory=list)
     known: list[Upload] = field(default_factory=list)
 
-    async def run(self, order: UploadOrder) -> UploadReport:
+    async def run(self, order: UploadOrder, *, upload_id: str | None = None) -> UploadReport:
         self.calls.append(asdict(order))
         if isinstance(self.outcome, Exception):
             raise self.outcome
-        return replace(self.outcome, upload_id=str(uuid.uuid4()))
+        return replace(self.outcome, upload_id=upload_id or str(uuid.uuid4()))
 
-    async def start(self, order: UploadOrder) -> Upload:
-        report = await self.run(order)
+    async def start(self, order: UploadOrder, *, upload_id: str | None = None) -> Upload:
+        report = await self.run(order, upload_id=upload_id)
         progress = Progress(1, 1, report.counts, report.invalid_count, report.invalid_samples)
-        self.known.append(Upload(str(uuid.uuid4()), order, UploadState.RUNNING, NOW, progress))
+        self.known.append(Upload(str(report.upload_id), order, UploadState.RUNNING, NOW, progress))
         return self.known[-1]
 
     async def get(self, campaign_id: str, upload_id: str) -> Upload:
@@ -176,11 +182,41 @@ class MemoryUploads:
 
 
 @dataclass
+class MemoryKeys:
+    """Idempotency keys in a dict; no lease ever ends."""
+
+    lease_seconds: float = 60.0
+    claims: dict[tuple[str, str], KeyClaim] = field(default_factory=dict)
+    replies: dict[str, KeptReply] = field(default_factory=dict)
+
+    async def claim(self, asked: KeyedRequest, claim_id: str, name: str) -> KeyClaim | KeyStanding:
+        mine = KeyClaim(asked, claim_id, name)
+        claim = self.claims.setdefault((asked.campaign_id, asked.key), mine)
+        return mine if claim is mine else KeyStanding(claim.asked.fingerprint, self.replies.get(claim.id))
+
+    async def renew(self, claim: KeyClaim) -> bool:
+        return claim.id not in self.replies
+
+    async def keep(self, claim: KeyClaim, reply: KeptReply) -> bool:
+        self.replies[claim.id] = reply
+        return True
+
+    async def let_go(self, claim: KeyClaim, names: Sequence[str]) -> None:
+        assert names
+        await self.free(claim.asked, claim.id)
+
+    async def free(self, asked: KeyedRequest, claim_id: str) -> None:
+        if self.claims[asked.campaign_id, asked.key].id == claim_id:
+            del self.claims[asked.campaign_id, asked.key]
+
+
+@dataclass
 class Service:
     """Everything a test may turn or look at."""
 
     inventory: MemoryInventory = field(default_factory=MemoryInventory)
     uploads: MemoryUploads = field(default_factory=MemoryUploads)
+    keys: MemoryKeys = field(default_factory=MemoryKeys)
     telemetry: Telemetry = field(default_factory=Telemetry)
     rules: TokenRules = field(default_factory=lambda: TokenRules(secret=SECRET))
     limits: Limits = field(default_factory=lambda: Limits(max_reserve=100, max_codes_per_request=1000))
@@ -198,6 +234,7 @@ class Service:
         app = create_web_app(
             inventory=self.inventory,
             uploads=self.uploads,
+            idempotency=Idempotency(self.keys, self.telemetry),
             authenticator=authenticator,
             telemetry=self.telemetry,
             ready=self.ready or self._ready,
