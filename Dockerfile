@@ -18,6 +18,8 @@ COPY . /src
 RUN cd /src && /opt/build/bin/python setup.py -q sdist --dist-dir /wheels/source
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /wheels/source/codesvc-*.tar.gz
 RUN pip --python /opt/codesvc/bin/python install --no-deps --no-index --find-links /wheels codesvc
+# What it holds, for whoever has to know: /opt/codesvc/sbom.cdx.json. The build fails where that is not what was locked.
+RUN /opt/codesvc/bin/python /src/deploy/sbom.py --exact /src/requirements/prod.txt > /opt/codesvc/sbom.cdx.json
 
 FROM ${BASE} AS runtime
 LABEL org.opencontainers.image.title="codesvc" org.opencontainers.image.licenses="Apache-2.0"

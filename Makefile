@@ -14,7 +14,7 @@ EXTENSION := $(wildcard codesvc/_fastcsv.*.so)
 EXTENSION_SOURCES := setup.py pyproject.toml $(wildcard codesvc/*.pyx codesvc/*.pxd codesvc/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick sanitize drivers soak fuzz fuzz-native build lock clean FORCE
+.PHONY: help run test lint bench bench-quick sanitize drivers soak fuzz fuzz-native audit sbom build lock clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -66,6 +66,12 @@ fuzz: build ## requests made of the OpenAPI document for ten minutes; FUZZ_SECON
 fuzz-native: build ## the native core fed with what reaches most of it, under sanitizers, for ten minutes; FUZZ_SECONDS=3600
 	@$(PY) tests/native/fuzz $(or $(FUZZ_SECONDS),600) $(ARGS)
 
+audit: build/audit/.installed ## look every locked version up among the known vulnerabilities; needs the network
+	@build/audit/bin/python .ci/audit.py $(ARGS)
+
+sbom: build ## write what the image holds to build/sbom.cdx.json (CycloneDX)
+	@mkdir -p build && $(PY) deploy/sbom.py requirements/prod.txt > build/sbom.cdx.json && echo "build/sbom.cdx.json"
+
 build: $(VENV)/.built ## .venv with the locked dependencies, and the extension
 
 # No index and no link of this machine may get into the lock files.
@@ -113,6 +119,11 @@ $(VENV)/.bench: requirements/bench.txt $(VENV)/.installed
 $(DRIVERS)/.installed: requirements/oldest-drivers.txt $(VENV)/.installed
 	@rm -rf $(DRIVERS)
 	@$(PY) -m pip install -qq --no-deps --require-hashes --target $(DRIVERS) -r $< && touch $@
+
+# The auditor's own packages are nobody else's business.
+build/audit/.installed: requirements/audit.txt $(VENV)/.made
+	@$(PY) -m venv build/audit && build/audit/bin/python -m pip install -qq --require-hashes -r requirements/audit.txt
+	@touch $@
 
 $(VENV)/.built: $(EXTENSION_SOURCES) $(VENV)/.installed $(if $(EXTENSION),,FORCE)
 	@echo "Building the extension"

@@ -155,6 +155,27 @@ def test_the_image_carries_what_it_needs_and_nothing_else(image: Path) -> None:
 
 
 @pytest.mark.timeout(900)
+def test_the_image_tells_what_it_holds(image: Path) -> None:
+    listing = (
+        "from importlib.metadata import distributions\nfor d in distributions(): print(d.name, d.version)"
+    )
+    told = subprocess.run(
+        [image / "bin" / "python", "-c", listing],
+        env=CLEAN,
+        cwd=image,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    installed = [line.split() for line in told.splitlines()]
+    sbom = json.loads((image / "sbom.cdx.json").read_text(encoding="utf-8"))
+    shown = [*sbom["components"], sbom["metadata"]["component"]]
+    assert {(each["name"], each["version"]) for each in shown if each["type"] != "platform"} == {
+        (re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in installed
+    }
+
+
+@pytest.mark.timeout(900)
 def test_the_image_serves_and_its_health_check_sees_it(
     image: Path, mongo_uri: str, database_name: str
 ) -> None:
