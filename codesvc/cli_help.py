@@ -202,7 +202,8 @@ Counts the codes of a campaign and type by status.
 
 RESERVE: Final = """\
 Reserves codes and prints them, one a line; standard error says under which reservation,
-and how many there are if fewer are left than asked for.
+and how many there are if fewer are left than asked for. With --ttl, the hold ends after so
+many seconds; with --min, it is so many codes at least, or none, and exit code 1.
 """
 
 ASSIGN: Final = """\
@@ -222,5 +223,8 @@ examples:
   codesvc reserve summer --type tm --count 10 > lent.txt
   codesvc assign summer --file lent.txt
   codesvc reserve summer --type tm --count 10 | codesvc assign summer -
+
+With --reservation ID instead of codes: all codes that the reservation still holds, and none
+that has gone to somebody else since.
 
 {REMOTE}"""

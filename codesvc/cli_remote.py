@@ -71,6 +71,8 @@ def add_commands(add: Add) -> None:
     reserve.add_argument("campaign", metavar="CAMPAIGN")
     reserve.add_argument("--type", choices=_TYPES, required=True)
     reserve.add_argument("--count", type=int, required=True, metavar="N", help="how many")
+    reserve.add_argument("--ttl", type=int, metavar="SECONDS", help="how long, if not as long as others")
+    reserve.add_argument("--min", type=int, metavar="N", help="so many at least, or none, and fail")
 
     every = [upload, uploads, count, reserve]
     for name, text in (("assign", cli_help.ASSIGN), ("release", cli_help.RELEASE)):
@@ -79,6 +81,7 @@ def add_commands(add: Add) -> None:
         change.add_argument("campaign", metavar="CAMPAIGN")
         change.add_argument("codes", metavar="CODE", nargs="*", help="codes, or - for standard input")
         change.add_argument("--file", type=Path, metavar="FILE", help="a file of codes, one a line")
+        change.add_argument("--reservation", metavar="ID", help="all that it still holds")
         every.append(change)
     for each in every:
         each.add_argument("--json", action="store_true", help="print JSON")
@@ -233,22 +236,33 @@ async def _count(client: "Client", options: argparse.Namespace) -> int:
 
 
 async def _reserve(client: "Client", options: argparse.Namespace) -> int:
-    reservation = await client.reserve(options.campaign, options.type, options.count)
+    reservation = await client.reserve(
+        options.campaign, options.type, options.count, ttl=options.ttl, minimum=options.min
+    )
+    until = None if reservation.expires is None else reservation.expires.isoformat()
     if options.json:
         codes = [{"code": each.code, "reserved": each.reserved.isoformat()} for each in reservation.codes]
-        print_line(json.dumps({"reserveId": reservation.reserve_id, "codes": codes, "count": len(codes)}))
+        told = {"reserveId": reservation.reserve_id, "codes": codes, "count": len(codes), "expiresAt": until}
+        print_line(json.dumps(told))
         return EXIT_OK
     for each in reservation.codes:
         print_line(each.code)
     held = len(reservation.codes)
     of = "" if held == options.count else f" of the {options.count:,} asked for"
-    sys.stderr.write(f"{held:,} codes{of}, reservation {reservation.reserve_id}\n")
+    ending = "" if options.ttl is None else f", until {until}"
+    sys.stderr.write(f"{held:,} codes{of}, reservation {reservation.reserve_id}{ending}\n")
     return EXIT_OK
 
 
 async def _change(client: "Client", options: argparse.Namespace) -> int:
     from codesvc.client import CodesvcClientError  # noqa: PLC0415
 
+    if options.reservation is not None:
+        if options.codes or options.file is not None:
+            raise SettingsError("--reservation: stands instead of codes, not beside them")
+        whole = client.assign_reservation if options.action == "assign" else client.release_reservation
+        _print_change(await whole(options.campaign, options.reservation), options)
+        return EXIT_OK
     action = client.assign if options.action == "assign" else client.release
     try:
         done = await action(options.campaign, _codes(options))
@@ -268,7 +282,8 @@ def _print_change(done: "Change", options: argparse.Namespace) -> None:
         print_line(json.dumps({"count": count, "exact": done.exact}))
         return
     perhaps = "" if done.exact else " (or more: a request had to be sent again)"
-    print_line(f"{done.total:,} sent, {done.updated:,} {_DONE[options.action]}{perhaps}")
+    of = "sent" if options.reservation is None else "held"
+    print_line(f"{done.total:,} {of}, {done.updated:,} {_DONE[options.action]}{perhaps}")
 
 
 def _codes(options: argparse.Namespace) -> Iterable[str]:
@@ -281,7 +296,7 @@ def _codes(options: argparse.Namespace) -> Iterable[str]:
     if given == ["-"]:
         return _lines(None)
     if not given or "-" in given:
-        raise SettingsError("CODE: codes, a single -, or --file is needed")
+        raise SettingsError("CODE: codes, a single -, --file or --reservation is needed")
     return given
 
 

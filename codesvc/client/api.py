@@ -269,10 +269,16 @@ class Client:
         code_type: CodeType | str,
         count: int,
         *,
+        ttl: int | None = None,
+        minimum: int | None = None,
         repeat: bool = False,
         correlation_id: str | None = None,
     ) -> Reservation:
         """Hold ``count`` codes, or all that are left; possibly none.
+
+        The hold lasts ``ttl`` seconds, or as long as the service is set to (24 h), which is the longest. With fewer
+        codes than ``minimum``, none is held, and it is a NotEnoughCodesError. A service of an earlier version passes
+        over both, and then ``expires`` of the reservation is None.
 
         More than the service's limit (10,000) is a BadRequestError: one reservation has one id, so it is not made of
         several requests. Where a try may have held codes without anybody having been told, no other is made and
@@ -285,7 +291,26 @@ class Client:
             "reserve",
             kind=Kind.REPEATABLE if repeat else Kind.ONCE,
             # NOTE: in the body, not in the query, so that POST it is: aiohttp repeats a GET by itself.
-            body={"type": str(code_type), "count": count},
+            body={
+                "type": str(code_type),
+                "count": count,
+                **({} if ttl is None else {"ttl": ttl}),
+                **({} if minimum is None else {"min": minimum}),
+            },
+            correlation_id=correlation_id,
+        )
+        return understood(read_reservation, (await self._connected.send(call)).body)
+
+    async def get_reservation(
+        self, campaign_id: str, reserve_id: str, *, correlation_id: str | None = None
+    ) -> Reservation:
+        """Return what a reservation still holds, by code; NotFoundError if that is nothing."""
+        call = _call(
+            "GET",
+            campaign_id,
+            "reservations",
+            reserve_id,
+            kind=Kind.READ,
             correlation_id=correlation_id,
         )
         return understood(read_reservation, (await self._connected.send(call)).body)
@@ -316,6 +341,35 @@ class Client:
     ) -> Change:
         """Make reserved codes available again; passes over all others. Of many codes, see ``assign``."""
         return await self._change("release", campaign_id, codes, progress, correlation_id)
+
+    async def assign_reservation(
+        self, campaign_id: str, reserve_id: str, *, correlation_id: str | None = None
+    ) -> Change:
+        """Give all codes away that a reservation still holds, and none that has gone to another since.
+
+        ``total`` of the result is how many those were: 0 where it has ended, or nothing is left to do.
+        """
+        return await self._change_held("assign", campaign_id, reserve_id, correlation_id)
+
+    async def release_reservation(
+        self, campaign_id: str, reserve_id: str, *, correlation_id: str | None = None
+    ) -> Change:
+        """Make all codes available again that a reservation still holds. Of the result, see ``assign_reservation``."""
+        return await self._change_held("release", campaign_id, reserve_id, correlation_id)
+
+    async def _change_held(
+        self, action: str, campaign_id: str, reserve_id: str, correlation_id: str | None
+    ) -> Change:
+        call = _call(
+            "POST",
+            campaign_id,
+            action,
+            kind=Kind.REPEATABLE,
+            body={"reserveId": reserve_id},
+            correlation_id=correlation_id,
+        )
+        reply = await self._connected.send(call)
+        return understood(partial(read_change, exact=reply.exact), reply.body)
 
     async def _change(
         self,

@@ -101,6 +101,10 @@ class ConflictError(CodesvcApiError):
     """409: the file was replaced while it was read, or something else was in the way."""
 
 
+class NotEnoughCodesError(ConflictError):
+    """409 ``notEnoughCodes``: fewer codes are available than a reserve's ``minimum``, and none is held."""
+
+
 class RejectedError(CodesvcApiError):
     """422: the file holds a row that ended the upload.
 
@@ -175,8 +179,10 @@ _BY_STATUS: Final[dict[int, type[CodesvcApiError]]] = {
 }
 
 
-def api_error_type(status: int) -> type[CodesvcApiError]:
-    """Return the class for a status of 300 or more."""
+def api_error_type(status: int, code: str = "") -> type[CodesvcApiError]:
+    """Return the class for a status of 300 or more, and the code of a problem."""
+    if (status, code) == (409, "notEnoughCodes"):
+        return NotEnoughCodesError
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     return ServerError if status >= 500 else BadRequestError

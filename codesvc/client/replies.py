@@ -59,6 +59,8 @@ class Upload:
 class Change:
     """What an assign or a release did: the length of the list as sent, and the codes that changed.
 
+    Of a reservation, ``total`` is how many codes it still held.
+
     ``exact`` is False where a request had to be sent again while its first try may have taken effect already: every
     code is as it was asked to be, but those that the first try changed are not in ``updated``.
     """
@@ -83,7 +85,7 @@ def read_change(body: Mapping[str, Any], *, exact: bool) -> Change:
 
 
 def read_reservation(body: Mapping[str, Any]) -> Reservation:
-    """Read the reply of a reserve."""
+    """Read the reply of a reserve, or a reservation as it stands."""
     # Its codes share few instants.
     instants: dict[str, datetime] = {}
 
@@ -102,7 +104,7 @@ def read_reservation(body: Mapping[str, Any]) -> Reservation:
         )
         for each in body["codes"]
     )
-    return Reservation(str(body["reserveId"]), codes)
+    return Reservation(str(body["reserveId"]), codes, _instant(body.get("expiresAt")))
 
 
 def read_code(body: Mapping[str, Any]) -> Code:

@@ -299,15 +299,14 @@ def _propagate(headers: dict[str, str]) -> None:
 
 def _problem(response: aiohttp.ClientResponse, body: Any, where: str) -> CodesvcApiError:
     status = response.status
-    kind = api_error_type(status)
     retry_after = _retry_after(response.headers.get(hdrs.RETRY_AFTER))
     if not isinstance(body, dict) or not isinstance(body.get("code"), str):
         if status < 400:
             told = f"{where} sends its callers elsewhere, where the token is not sent"
         else:
             told = f"{where} answered, but codesvc did not"
-        return kind(status, "", told, response.headers.get(CORRELATION_HEADER), retry_after)
-    error = kind(
+        return api_error_type(status)(status, "", told, response.headers.get(CORRELATION_HEADER), retry_after)
+    error = api_error_type(status, body["code"])(
         status,
         body["code"],
         str(body.get("detail") or body.get("title") or "no reason is given"),

@@ -18,6 +18,7 @@ from codesvc.client import (
     CodesvcApiError,
     CodeType,
     Counts,
+    NotEnoughCodesError,
     NotFoundError,
     Status,
     Upload,
@@ -53,6 +54,32 @@ async def test_the_life_of_a_code(client: Client, world: World, campaign: str) -
     assert found.assigned is not None
     assert found.assigned.tzinfo is not None
     assert (await client.get_code(campaign, taken[1])).status is Status.AVAILABLE
+
+
+async def test_a_reservation_by_its_id(client: Client, world: World, campaign: str) -> None:
+    world.stock(campaign, make_codes(5))
+    lent = await client.reserve(campaign, CodeType.TM, 4, ttl=600, minimum=4)
+    assert lent.expires == lent.codes[0].reserved + timedelta(seconds=600)
+    found = await client.get_reservation(campaign, lent.reserve_id)
+    assert found.codes == tuple(sorted(lent.codes, key=lambda one: one.code))
+    assert (found.reserve_id, found.expires) == (lent.reserve_id, lent.expires)
+
+    with pytest.raises(NotEnoughCodesError) as refused:
+        await client.reserve(campaign, CodeType.TM, 2, minimum=2)
+    assert (refused.value.status, refused.value.code) == (409, "notEnoughCodes")
+    assert not refused.value.transient
+    assert await client.count(campaign, "tm") == Counts(available=1, reserved=4, assigned=0)
+
+    await client.release(campaign, [lent.codes[0].code])
+    assert await client.assign_reservation(campaign, lent.reserve_id) == Change(total=3, updated=3)
+    assert await client.release_reservation(campaign, lent.reserve_id) == Change(total=0, updated=0)
+    other = await client.reserve(campaign, CodeType.TM, 2)
+    assert other.expires == other.codes[0].reserved + timedelta(days=1)
+    assert await client.release_reservation(campaign, other.reserve_id) == Change(total=2, updated=2)
+    with pytest.raises(NotFoundError):
+        await client.get_reservation(campaign, other.reserve_id)
+    with pytest.raises(BadRequestError):
+        await client.release_reservation(campaign, "none")
 
 
 async def test_a_code_that_is_no_word_of_an_address(client: Client, world: World, campaign: str) -> None:

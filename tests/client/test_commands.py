@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,27 @@ def test_fewer_codes_than_asked_for(run: Run, world: World, campaign: str) -> No
     assert short.stderr.startswith("2 codes of the 5 asked for, ")
 
 
+def test_a_reservation_by_its_id(run: Run, world: World, campaign: str) -> None:
+    world.stock(campaign, make_codes(5))
+    lent = run("reserve", campaign, "--type", "tm", "--count", "3", "--min", "3", "--ttl", "600")
+    told = re.fullmatch(r"3 codes, reservation ([0-9a-f-]{36}), until (\S+)\n", lent.stderr)
+    assert told, lent
+    left = datetime.fromisoformat(told[2]) - datetime.now(UTC)
+    assert timedelta(minutes=9) < left <= timedelta(minutes=10)
+    refused = run("reserve", campaign, "--type", "tm", "--count", "3", "--min", "3")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "notEnoughCodes" in refused.stderr
+    code = lent.stdout.split()[0]
+    assert run("assign", campaign, code).returncode == 0
+    released = run("release", campaign, "--reservation", told[1])
+    assert (released.returncode, released.stdout) == (0, "2 held, 2 released\n")
+    again = run("assign", campaign, "--reservation", told[1], "--json")
+    assert json.loads(again.stdout) == {"count": {"in": 0, "updated": 0}, "exact": True}
+    rest = json.loads(run("reserve", campaign, "--type", "tm", "--count", "9", "--json").stdout)
+    assert rest["count"] == 4
+    assert timedelta(hours=23) < datetime.fromisoformat(rest["expiresAt"]) - datetime.now(UTC)
+
+
 def test_a_token_is_minted_with_the_secret(run: Run, campaign: str) -> None:
     told = run("count", campaign, "--type", "tm", CODESVC_TOKEN=None, CODESVC_JWT_SECRET=SECRET)
     assert (told.returncode, told.stderr) == (0, "")
@@ -118,6 +140,8 @@ def test_a_token_is_minted_with_the_secret(run: Run, campaign: str) -> None:
         (("assign", "c", "A", "-"), {}, "CODE"),
         (("assign", "c", "A", "--file", "x"), {}, "--file"),
         (("release", "c", "--file", "/nothing/here"), {}, "--file"),
+        (("release", "c", "A", "--reservation", "x"), {}, "--reservation"),
+        (("assign", "c", "--file", "x", "--reservation", "x"), {}, "--reservation"),
         (("uploads", "c", "--follow"), {}, "UPLOAD_ID"),
     ],
 )

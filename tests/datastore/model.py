@@ -6,7 +6,7 @@ Each method takes a reply, fails unless the promise allows it, and then holds wh
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from codesvc.models import ChangeCounts, CodeType, Counts, Reservation, Status, UploadCounts
@@ -23,6 +23,7 @@ class Code:
     reserved: datetime | None = None
     reserve_id: str | None = None
     assigned: datetime | None = None
+    held: datetime | None = None
 
     def status(self, now: datetime) -> Status:
         if self.assigned is not None:
@@ -71,8 +72,22 @@ class Model:
             known = self.codes.get(code, Code(code_type, saved=self.now))
             self.codes[code] = replace(known, type=code_type)
 
-    def reserve(self, code_type: CodeType, count: int, reply: Reservation) -> None:
+    def reserve(
+        self,
+        code_type: CodeType,
+        count: int,
+        reply: Reservation | None,
+        *,
+        minimum: int = 0,
+        ttl: timedelta = TTL,
+    ) -> None:
+        """None is a refusal: fewer than ``minimum`` are available."""
         available = self.standing(Status.AVAILABLE, code_type)
+        if reply is None:
+            assert len(available) < minimum, f"refused {minimum} codes of {len(available)} available ones"
+            return
+        assert min(count, len(available)) >= minimum, f"fewer than {minimum} codes"
+        assert reply.expires == self.now + ttl, f"until {reply.expires} instead of {self.now + ttl}"
         told = [one.code for one in reply.codes]
         size = min(count, len(available))
         assert len(told) == size, f"{len(told)} codes instead of {size}, of {len(available)} available ones"
@@ -86,7 +101,12 @@ class Model:
             said = (one.type, one.reserve_id, one.saved, one.reserved)
             expected = (code_type, reply.reserve_id, known.saved, self.now)
             assert said == expected, f"{one.code}: {said} instead of {expected}"
-            self.codes[one.code] = replace(known, reserved=self.now, reserve_id=reply.reserve_id)
+            self.codes[one.code] = replace(
+                known,
+                reserved=self.now - (TTL - ttl),
+                reserve_id=reply.reserve_id,
+                held=self.now if ttl < TTL else None,
+            )
 
     def assign(self, codes: Sequence[str], reply: ChangeCounts) -> None:
         given = self._known(codes, Status.AVAILABLE, Status.RESERVED)
@@ -98,7 +118,27 @@ class Model:
         held = self._known(codes, Status.RESERVED)
         assert reply == ChangeCounts(len(codes), len(held)), f"{reply}, while {len(held)} were held"
         for code in held:
-            self.codes[code] = replace(self.codes[code], reserved=None, reserve_id=None)
+            self.codes[code] = replace(self.codes[code], reserved=None, reserve_id=None, held=None)
+
+    def reservation(self, reserve_id: str, reply: Reservation | None) -> None:
+        """None: there is no such reservation (any more)."""
+        held = self.held_under(reserve_id)
+        told = [] if reply is None else [one.code for one in reply.codes]
+        assert told == sorted(held), f"{told} instead of {sorted(held)}"
+        for one in () if reply is None else reply.codes:
+            known = self.codes[one.code]
+            said = (one.type, one.reserve_id, one.saved, one.reserved)
+            # What a foreign writer has left of an earlier hold is none of this one.
+            began = max(instant for instant in (known.held, known.reserved) if instant is not None)
+            expected = (known.type, reserve_id, known.saved, began)
+            assert said == expected, f"{one.code}: {said} instead of {expected}"
+        if reply is not None:
+            ends = [known.reserved + TTL for code in held if (known := self.codes[code]).reserved is not None]
+            assert reply.expires == max(ends)
+
+    def held_under(self, reserve_id: str) -> list[str]:
+        """The codes that a live reservation holds."""
+        return [code for code in self.standing(Status.RESERVED) if self.codes[code].reserve_id == reserve_id]
 
     def documents(self) -> dict[str, dict[str, Any]]:
         """What the campaign's documents must be, by code."""
@@ -109,6 +149,7 @@ class Model:
                 code_type=one.type.value,
                 saved=one.saved,
                 reserved=one.reserved,
+                held=one.held,
                 reserve_id=one.reserve_id,
                 assigned=one.assigned,
             )

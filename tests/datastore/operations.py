@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 
+from codesvc.errors import NotEnoughCodesError, NotFoundError
 from codesvc.models import ChangeCounts, CodeType, Counts, Reservation, Status, UploadCounts
 
 from .model import Code, Model
-from .rig import Rig
+from .rig import TTL, Rig
 
 
 class Operation(Protocol):
@@ -60,12 +62,35 @@ class Upload:
 class Reserve:
     type: CodeType
     count: int
+    minimum: int = 0
+    ttl: timedelta = TTL
 
-    async def ask(self, rig: Rig, campaign_id: str) -> Reservation:
-        return await rig.inventory.reserve(campaign_id, self.type, self.count)
+    async def ask(self, rig: Rig, campaign_id: str) -> Reservation | None:
+        try:
+            return await rig.inventory.reserve(
+                campaign_id, self.type, self.count, minimum=self.minimum, ttl=self.ttl
+            )
+        except NotEnoughCodesError:
+            return None
 
-    def explain(self, model: Model, reply: Reservation) -> None:
-        model.reserve(self.type, self.count, reply)
+    def explain(self, model: Model, reply: Reservation | None) -> None:
+        model.reserve(self.type, self.count, reply, minimum=self.minimum, ttl=self.ttl)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """At what a reservation still holds."""
+
+    reserve_id: str
+
+    async def ask(self, rig: Rig, campaign_id: str) -> Reservation | None:
+        try:
+            return await rig.inventory.reservation(campaign_id, self.reserve_id)
+        except NotFoundError:
+            return None
+
+    def explain(self, model: Model, reply: Reservation | None) -> None:
+        model.reservation(self.reserve_id, reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +113,32 @@ class Release:
 
     def explain(self, model: Model, reply: ChangeCounts) -> None:
         model.release(self.codes, reply)
+
+
+@dataclass(frozen=True, slots=True)
+class AssignHeld:
+    """All that a reservation holds."""
+
+    reserve_id: str
+
+    async def ask(self, rig: Rig, campaign_id: str) -> ChangeCounts:
+        return await rig.inventory.assign_reservation(campaign_id, self.reserve_id)
+
+    def explain(self, model: Model, reply: ChangeCounts) -> None:
+        model.assign(model.held_under(self.reserve_id), reply)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseHeld:
+    """All that a reservation holds."""
+
+    reserve_id: str
+
+    async def ask(self, rig: Rig, campaign_id: str) -> ChangeCounts:
+        return await rig.inventory.release_reservation(campaign_id, self.reserve_id)
+
+    def explain(self, model: Model, reply: ChangeCounts) -> None:
+        model.release(model.held_under(self.reserve_id), reply)
 
 
 Told = tuple[Operation, Any]

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ from codesvc.models import CodeType
 
 from .model import Model
 from .operations import Assign, Count, Operation, Release, Reserve, Upload, explained, written
-from .rig import START, Documents, Rig, opened, stored
+from .rig import START, TTL, Documents, Rig, opened, stored
 
 T = TypeVar("T")
 
@@ -36,7 +36,19 @@ MILLISECONDS = st.sampled_from([0, 0, 0, 0, 1, 2, 4, 8, 12])
 Asked = tuple[int, Operation, int]
 """A process, what it is asked, and after how many milliseconds."""
 
-RESERVES = st.tuples(PROCESSES, st.builds(Reserve, TYPES, SIZES), MILLISECONDS)
+# How long a hold lasts; most last as long as is usual.
+LENGTHS = st.sampled_from([TTL, TTL, TTL, TTL - timedelta(milliseconds=1), TTL / 2, timedelta(seconds=1)])
+
+
+@st.composite
+def reserve(draw: st.DrawFn) -> Reserve:
+    """A reserve, with a least number of codes or without."""
+    count = draw(SIZES)
+    minimum = draw(st.sampled_from([0, 0, 1, count]) | st.integers(0, count))
+    return Reserve(draw(TYPES), count, minimum, draw(LENGTHS))
+
+
+RESERVES = st.tuples(PROCESSES, reserve(), MILLISECONDS)
 COUNTS = st.tuples(PROCESSES, st.builds(Count, TYPES), MILLISECONDS)
 # One code each: what changes several codes changes them one after the other, and others may come in between.
 CHANGES = st.tuples(

@@ -210,11 +210,12 @@ def document(
     code_type: str = "tm",
     saved: datetime = START,
     reserved: datetime | None = None,
+    held: datetime | None = None,
     reserve_id: str | None = None,
     assigned: datetime | None = None,
 ) -> dict[str, Any]:
     """Make a document as another writer would leave it."""
-    date = {"saved": saved, "reserved": reserved, "assigned": assigned}
+    date = {"saved": saved, "reserved": reserved, "held": held, "assigned": assigned}
     made = {
         "_id": {"campaign_id": campaign_id, "code": code},
         "type": code_type,

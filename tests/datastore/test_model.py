@@ -23,7 +23,19 @@ from hypothesis.stateful import (
 from codesvc.models import CodeType, Reservation, Status
 
 from .model import Code, Model
-from .operations import Assign, Count, CountStatus, Operation, Release, Reserve, Upload, written
+from .operations import (
+    Assign,
+    AssignHeld,
+    Count,
+    CountStatus,
+    Look,
+    Operation,
+    Release,
+    ReleaseHeld,
+    Reserve,
+    Upload,
+    written,
+)
 from .processes import (
     CHANGES,
     CODES,
@@ -31,10 +43,10 @@ from .processes import (
     PROCESSES,
     RESERVES,
     SETTINGS,
-    SIZES,
     TYPES,
     Asked,
     Processes,
+    reserve,
     started,
     telling,
 )
@@ -94,9 +106,10 @@ class History(RuleBasedStateMachine):
     def upload(self, process: int, codes: list[str], code_type: CodeType, batch_size: int | None) -> None:
         self._do(process, Upload(codes, code_type, batch_size))
 
-    @rule(process=PROCESSES, code_type=TYPES, count=SIZES)
-    def reserve(self, process: int, code_type: CodeType, count: int) -> None:
-        self.replies.append(self._do(process, Reserve(code_type, count)))
+    @rule(process=PROCESSES, wanted=reserve())
+    def reserve(self, process: int, wanted: Reserve) -> None:
+        if reply := self._do(process, wanted):
+            self.replies.append(reply)
 
     @rule(process=PROCESSES, codes=SOME_CODES)
     def assign(self, process: int, codes: list[str]) -> None:
@@ -118,6 +131,12 @@ class History(RuleBasedStateMachine):
             self._do(process, change(codes))
             if twice:
                 self._do((process + 1) % len(SETTINGS), change(codes))
+
+    @rule(process=PROCESSES, which=ONE_OF_THEM, change=st.sampled_from([Look, AssignHeld, ReleaseHeld]))
+    def ask_of_a_reservation(self, process: int, which: int, change: Callable[[str], Operation]) -> None:
+        """However long ago it was, and whoever holds its codes by now."""
+        if self.replies:
+            self._do(process, change(self.replies[-1 - which % len(self.replies)].reserve_id))
 
     @rule(process=PROCESSES, code_type=TYPES)
     def count(self, process: int, code_type: CodeType) -> None:
@@ -183,7 +202,7 @@ class History(RuleBasedStateMachine):
 
     @rule(codes=SOME_CODES)
     def foreign_release(self, codes: list[str]) -> None:
-        self._change(codes, {"$unset": {"date.reserved": "", "reserveId": ""}})
+        self._change(codes, {"$unset": {"date.reserved": "", "date.held": "", "reserveId": ""}})
 
     @rule(codes=SOME_CODES, assigned=st.booleans())
     def foreign_assign(self, codes: list[str], *, assigned: bool) -> None:
@@ -270,6 +289,7 @@ class History(RuleBasedStateMachine):
                 one["date"].get("reserved"),
                 one.get("reserveId"),
                 one["date"].get("assigned"),
+                one["date"].get("held"),
             )
 
 

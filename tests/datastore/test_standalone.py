@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
+from codesvc.errors import NotEnoughCodesError
 from codesvc.local.mongod import find_mongod
 from codesvc.local.process import LOOPBACK, ChildProcess, free_port, wait_for_port
 from codesvc.models import ChangeCounts, CodeType, Counts, Status, UploadCounts
@@ -115,6 +116,40 @@ async def test_two_processes_lend_no_code_twice(rigs: Rigs, documents: Documents
 
     await asyncio.gather(*(caller(rig) for rig in services for _ in range(4)))
     assert lent == Counter(codes)
+
+
+async def test_as_many_as_at_least_or_none(rigs: Rigs, documents: Documents) -> None:
+    services = [await rigs(mongo_driver=name) for name in ("motor", "pymongo")]
+    documents.insert_many([document(code) for code in numbered(20)])
+    documents.insert_one(document("ENDED", reserved=START - TTL, held=START - TTL / 2, reserve_id="old"))
+    before = stored(documents)
+    with pytest.raises(NotEnoughCodesError):
+        await services[0].inventory.reserve(CAMPAIGN, CodeType.TM, 30, minimum=22, ttl=TTL / 2)
+    assert stored(documents) == before
+
+    async def caller(rig: Rig) -> int:
+        try:
+            return len((await rig.inventory.reserve(CAMPAIGN, CodeType.TM, 21, minimum=21)).codes)
+        except NotEnoughCodesError:
+            return 0
+
+    for _ in range(5):
+        # Each may hold a part of them for a moment, of which the other must not think that it is gone.
+        got = await asyncio.gather(*(caller(rig) for rig in services))
+        assert sorted(got) == [0, 21]
+        assert documents.count_documents({"date.reserved": START, "date.held": {"$exists": False}}) == 21
+        documents.update_many({}, {"$unset": {"date.reserved": "", "reserveId": ""}})
+
+
+async def test_a_reservation_by_its_id(rig: Rig, documents: Documents) -> None:
+    documents.insert_many([document(code) for code in numbered(10)])
+    reservation = await rig.inventory.reserve(CAMPAIGN, CodeType.TM, 6, ttl=TTL / 2)
+    assert await rig.inventory.assign(CAMPAIGN, [reservation.codes[0].code]) == ChangeCounts(1, 1)
+    found = await rig.inventory.reservation(CAMPAIGN, reservation.reserve_id)
+    assert (len(found.codes), found.expires) == (5, START + TTL / 2)
+    assert await rig.inventory.release_reservation(CAMPAIGN, reservation.reserve_id) == ChangeCounts(5, 5)
+    assert await rig.inventory.assign_reservation(CAMPAIGN, reservation.reserve_id) == ChangeCounts(0, 0)
+    assert await rig.inventory.count(CAMPAIGN, CodeType.TM) == Counts(9, 0, 1)
 
 
 async def test_a_reservation_larger_than_a_message(rigs: Rigs) -> None:

@@ -111,18 +111,25 @@ def _check_uploads(ledger: Ledger, documents: Documents) -> None:
 
 def _check_holds(ledger: Ledger, key: Key, holds: list[Held], document: Document) -> None:
     date = document["date"]
+    began = _began(date)
     for hold in holds:
         if hold.assigned is not None and not _assigned_by(hold, document):
             ledger.fault(Fault.ASSIGN_LOST, f"{key}: {hold}, {document}")
     last = holds[-1]
-    mine = (document.get("reserveId"), date.get("reserved")) == (last.reserve_id, last.reserved)
+    mine = (document.get("reserveId"), began) == (last.reserve_id, last.reserved)
     if last.released and document.get("reserveId") == last.reserve_id:
         ledger.fault(Fault.RELEASE_LOST, f"{key}: {last}, {document}")
     elif last.release_sent is None and not mine:
         # Somebody who was told nothing may hold it since the last hold expired.
-        since = date.get("reserved")
+        since = began
         if last.assigned is not None or since is None or since - last.reserved < ledger.ttl:
             ledger.fault(Fault.HOLD_MISSING, f"{key}: {last}, {document}")
+
+
+def _began(date: Document) -> datetime | None:
+    """Return what a reply says of the beginning of a hold: a shorter one is dated back in ``reserved``."""
+    began: datetime | None = date.get("held", date.get("reserved"))
+    return began
 
 
 def _assigned_by(hold: Held, document: Document) -> bool:

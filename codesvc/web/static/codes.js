@@ -104,10 +104,10 @@ export class Codes {
   }
 }
 
-function reservedNote({ count, reserveId }, more = "") {
+function reservedNote({ count, reserveId, expiresAt }, more = "") {
   return [
     element("p", {}, `${plural(count, "code")} reserved${more && ` ${more}`}.`),
-    element("p", { class: "hint" }, "Reservation ", element("code", {}, reserveId)),
+    element("p", { class: "hint" }, "Reservation ", element("code", {}, reserveId), ", until ", instant(expiresAt)),
   ];
 }
 
