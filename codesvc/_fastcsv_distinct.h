@@ -1,7 +1,7 @@
 /* Counts distinct codes in bounded memory, by their hashes.
  *
  * Hashes are appended; when there is no room left they are sorted, and of equal ones one is kept. If that does not free
- * half of the room, the upper half of them is dropped, and from then on only hashes up to `last` are taken: of those
+ * a quarter of the room, only the lower half of them is kept, and from then on only hashes up to `last` are taken: of those
  * from `first` to `last`, none is missing. Whoever wants the others goes through the codes again, from `last` + 1 on.
  *
  * SipHash-2-4 with a key that nobody knows (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), so that no
@@ -125,7 +125,7 @@ static bool fc_distinct_make_room(fc_distinct *d) {
         return true;
     }
     fc_distinct_settle(d);
-    if (d->len > d->capacity / 2) {
+    if (d->len >= d->capacity - d->capacity / 4) {
         d->len = d->sorted = d->capacity / 2;
         d->last = d->hashes[d->len - 1];
     }

@@ -15,6 +15,7 @@ from codesvc.datastore.codes import CodeStore
 from codesvc.datastore.counting import Keeping
 from codesvc.datastore.indexes import ensure_indexes
 from codesvc.datastore.watch import Watch, view
+from codesvc.ingest.dry_runs import DryRuns
 from codesvc.ingest.pipeline import Options, Uploads
 from codesvc.inventory import Inventory
 from codesvc.models import CodeType, UploadCounts, UploadReport
@@ -144,6 +145,25 @@ class Rig:
             campaign_id=campaign_id, code_type=code_type, file_key=f"codes/{campaign_id}/{code_type}/x.csv"
         )
         assert report.invalid_count == 0
+        return report.counts
+
+    async def dry_run(self, codes: Iterable[str], *, code_type: CodeType = CodeType.TM) -> UploadCounts:
+        """Tell what an upload of a file that is all valid would come to; a few hashes fit at a time."""
+        settings = self.settings
+        dry_runs = DryRuns(
+            source=MemorySource(csv(codes)),
+            stock=self.store,
+            telemetry=self.telemetry,
+            options=Options(
+                batch_size=settings.batch_size,
+                sort_codes=settings.sort_codes,
+                write_concurrency=settings.write_concurrency,
+                max_row_bytes=settings.max_row_bytes,
+            ),
+            clock=self.clock,
+            most_hashes=150,
+        )
+        report = await dry_runs.run(campaign_id=CAMPAIGN, code_type=code_type, file_key="x.csv")
         return report.counts
 
     async def reserve(

@@ -56,8 +56,9 @@ async def test_any_mix_is_counted_and_stored_as_one_by_one(
         codes = chance.choices(wanted, k=chance.choice([1, 40, 700])) if wanted else []
         new = set(codes) - set(state)
         code_type = chance.choice(TYPES)
+        would_be = await rig.dry_run(codes, code_type=code_type)
         counts = await rig.upload(codes, code_type=code_type)
-        assert counts == UploadCounts(inserted=len(new), updated=len(codes) - len(new))
+        assert counts == would_be == UploadCounts(inserted=len(new), updated=len(codes) - len(new))
         state |= {code: document(code, code_type=code_type) for code in new}
         for code in codes:
             state[code]["type"] = code_type.value
@@ -190,3 +191,16 @@ async def test_a_reply_that_is_full_before_its_limit(
     assert await rig.upload(codes) == UploadCounts(inserted=0, updated=100)
     assert len(by_name(commands, "killCursors")) >= 1
     assert by_name(commands, "insert") == by_name(commands, "update") == []
+
+
+async def test_a_dry_run_sends_nothing_but_finds(watched: tuple[Rig, Commands], documents: Documents) -> None:
+    rig, commands = watched
+    await rig.upload(numbered(500))
+    before = stored(documents)
+    commands.sent.clear()
+    assert await rig.dry_run(numbered(800), code_type=CodeType.EXTERNAL) == UploadCounts(300, 500)
+    names = {next(iter(one)) for one in commands.sent}
+    assert names == {"find"}
+    # The index of _id alone tells: no document is read, nor what type it has.
+    assert all(one["projection"] == {"_id": 1} for one in commands.sent)
+    assert stored(documents) == before

@@ -158,3 +158,10 @@ async def test_a_reservation_larger_than_a_message(rigs: Rigs) -> None:
     codes = [f"{number:0256d}" for number in range(40_000)]
     await rig.upload(codes, campaign_id="c" * 128)
     assert sorted(await rig.reserve(40_000, campaign_id="c" * 128)) == codes
+
+
+async def test_a_dry_run(rig: Rig) -> None:
+    codes = numbered(300)
+    await rig.upload(codes[:100])
+    assert await rig.dry_run([*codes, *codes[250:]]) == UploadCounts(200, 150)
+    assert await rig.upload([*codes, *codes[250:]]) == UploadCounts(200, 150)
