@@ -32,7 +32,7 @@ REFUSING_CODES = (1, 2, 8, 13, 59, 96, 10334)
 # A write that was done, whose durability is not known: leaving, failing over, not met in time, or never to be met.
 CONCERN_CODES = (91, 189, 11600, 64, 79, 100)
 
-SHARE = 1 if os.environ.get("FAULTS") == "all" else 3
+SHARE = 1 if os.environ.get("FAULTS") == "all" else 5
 """Of the faults of a command, the tests have one in so many, another one of each command; `make soak` has them all."""
 
 WRITES = ("insert", "update", "findAndModify", "delete", "commitTransaction")

@@ -28,6 +28,7 @@ _DRAIN = 40.0
 # Longer than the lease of an upload: others take up what the process had, and then it goes on.
 _LONG_STILL = (28.0, 33.0)
 _LONG_FROM = 300.0
+_SHORT = 40.0
 
 
 def longest_still(seconds: float) -> float:
@@ -74,6 +75,9 @@ class Disturber:
             Disturbance.STORAGE_CUT: (3, fleet.storage.cut),
             Disturbance.STORAGE_STALLED: (2, self._stall_storage),
         }
+        if seconds < _SHORT:
+            # What a service leaves behind takes the length of a lease to be taken up.
+            kinds = {kind: how for kind, how in kinds.items() if not kind.startswith("service")}
         if seconds >= _LONG_FROM:
             kinds[Disturbance.SERVICE_LONG_STILL] = (1, lambda: self._stop_service(_LONG_STILL))
         self.kinds = kinds
@@ -82,7 +86,9 @@ class Disturber:
         """Disturb, put it right, wait until all is whole, and so on; one part at a time."""
         self._ended = ended
         # Each kind has its turn in good time, however few there are; then they come as they come.
-        first = [Disturbance.PRIMARY_KILLED, Disturbance.SERVICE_KILLED]
+        first = [
+            kind for kind in (Disturbance.PRIMARY_KILLED, Disturbance.SERVICE_KILLED) if kind in self.kinds
+        ]
         others = [kind for kind in self.kinds if kind not in first]
         self._chance.shuffle(others)
         turns = [*first, *others]
