@@ -31,9 +31,6 @@ def main() -> int:
         directory = arguments.directory or Path(scratch)
         directory.mkdir(parents=True, exist_ok=True)
         verdict = soak(directory, options)
-    for fault, samples in verdict.samples.items():
-        for sample in samples:
-            print(f"{fault}: {sample}", file=sys.stderr)
     print(verdict.table(), flush=True)
     return int(verdict.failed)
 

@@ -1,9 +1,10 @@
 """What callers were told, and what follows from it whatever else happens."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 SAMPLES = 5
@@ -116,6 +117,8 @@ class Ledger:
         samples = self.samples.setdefault(kind, [])
         if len(samples) < SAMPLES:
             samples.append(what)
+            # A run is long, and who watches it may want to look while all is still there.
+            print(f"{datetime.now(UTC):%H:%M:%S} {kind}: {what}", file=sys.stderr, flush=True)
 
     def stock(self, campaign: str, code_type: str) -> Stock:
         return self.stocks.setdefault((campaign, code_type), Stock())
