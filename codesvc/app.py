@@ -24,6 +24,7 @@ from codesvc.idempotency import Idempotency
 from codesvc.ingest.dry_runs import DryRuns
 from codesvc.ingest.jobs import Jobs
 from codesvc.ingest.pipeline import Options, Uploads
+from codesvc.ingest.takeback import Removals
 from codesvc.ingest.turns import Bounds
 from codesvc.inventory import Inventory, utc_now
 from codesvc.observability.telemetry import Telemetry
@@ -57,6 +58,7 @@ class Service:
     dry_runs: DryRuns
     jobs: Jobs
     idempotency: Idempotency
+    removals: Removals
 
     async def ready(self) -> bool:
         """Tell whether MongoDB answers."""
@@ -111,6 +113,8 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         keys = IdempotencyKeys(mongo, telemetry, kept=timedelta(seconds=settings.idempotency_ttl))
         idempotency = Idempotency(keys, telemetry)
         stack.push_async_callback(idempotency.close)
+        removals = Removals(jobs, store.codes_of_upload, hold=ttl, clock=utc_now)
+        stack.push_async_callback(removals.close)
         yield Service(
             settings=settings,
             telemetry=telemetry,
@@ -122,6 +126,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             dry_runs=dry_runs,
             jobs=jobs,
             idempotency=idempotency,
+            removals=removals,
         )
 
 

@@ -236,6 +236,15 @@ class UploadFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenBack:
+    """How many codes of an upload were taken back, when that was last so, and whether it has come to its end."""
+
+    count: int
+    at: datetime
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
     """An upload as a resource. Instants are in UTC, with a resolution of a millisecond.
 
@@ -256,3 +265,4 @@ class Upload:
     started: datetime | None = None
     finished: datetime | None = None
     failure: UploadFailure | None = None
+    taken_back: TakenBack | None = None

@@ -90,6 +90,7 @@ async def _serve(settings: Settings, member: Member | None) -> None:
             inventory=service.inventory,
             uploads=service.jobs,
             idempotency=service.idempotency,
+            removals=service.removals,
             authenticator=authenticator,
             telemetry=service.telemetry,
             ready=service.ready,
@@ -124,6 +125,8 @@ async def _serve(settings: Settings, member: Member | None) -> None:
         await drain.signalled()
         jobs = service.jobs
         logger.info("draining", extra={"requests": app[EDGE].active, "uploads": jobs.active})
+        # It goes on where somebody asks for it once more.
+        service.removals.drain()
         await drain.finish(lambda: app[EDGE].active + jobs.active, settings.drain_seconds, jobs.drain)
         if indexes is not None:
             indexes.cancel()

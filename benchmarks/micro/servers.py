@@ -76,6 +76,7 @@ def _codesvc() -> web.AppRunner:
         inventory=rooms,
         uploads=rooms,
         idempotency=rooms,
+        removals=rooms,
         authenticator=Authenticator(TokenRules(secret=SECRET)),
         telemetry=Telemetry(),
         ready=rooms.ready,

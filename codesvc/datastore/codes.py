@@ -33,6 +33,7 @@ from codesvc.datastore.motion import Motion
 from codesvc.datastore.orders import Request
 from codesvc.datastore.reservations import Reservations, assigned, held_since
 from codesvc.datastore.stock import Sampling, Stock
+from codesvc.datastore.takeback import CodesOfUpload
 from codesvc.datastore.telemetry import Samples, Telemetry
 from codesvc.datastore.wire import COMMAND_OVERHEAD, Wire, raw_encoding_works
 from codesvc.datastore.writers import BatchWriter, InsertFirstWriter, UpsertWriter
@@ -146,6 +147,10 @@ class CodeStore:
     def listing(self, *, campaign_id: str, code_type: CodeType | None, status: Status | None) -> CodeListing:
         """Make what tells of a campaign's codes, in pages, by code; of one type or status, or of all."""
         return CodeListing(self._mongo, self._telemetry, campaign_id, code_type, status)
+
+    def codes_of_upload(self, campaign_id: str, upload_id: str) -> CodesOfUpload:
+        """Make what takes back the codes of an upload."""
+        return CodesOfUpload(self._mongo, self._motion, self._telemetry, campaign_id, upload_id)
 
     async def verify_counts(self) -> AsyncIterator[Verdict]:
         """Compare all counts that are kept with the documents; those of campaigns that are written to are passed over.

@@ -8,6 +8,7 @@
      leaseUntil: Date,               by the server's clock; absent when it has ended
      revision: 17,                   of what the owner has written, so that nothing older comes after it
      cancel: true,                   somebody wants it to end
+     takenBack: {...},               see codesvc/datastore/takeback.py
      expireAt: Date}                 when the record goes; absent while it is under way
 
 What was invalid in an upload's file is in the collection invalid_rows, some 20,000 rows to a document:
@@ -38,6 +39,7 @@ from codesvc.models import (
     CodeType,
     InvalidRow,
     Progress,
+    TakenBack,
     Upload,
     UploadCounts,
     UploadFailure,
@@ -250,6 +252,7 @@ def _failure(error: Mapping[str, Any] | None) -> UploadFailure | None:
 
 
 def _upload(document: Mapping[str, Any]) -> Upload:
+    taken = document.get("takenBack")
     return Upload(
         id=document["_id"],
         order=UploadOrder(
@@ -274,4 +277,5 @@ def _upload(document: Mapping[str, Any]) -> Upload:
         started=document["startedAt"],
         finished=document["finishedAt"],
         failure=_failure(document["error"]),
+        taken_back=None if taken is None else TakenBack(taken["count"], taken["at"], taken["done"]),
     )

@@ -39,9 +39,23 @@ from codesvc.web.schemas import (
     UploadReply,
     UploadRequest,
 )
-from codesvc.web.upload_schemas import UPLOAD_ID_PATTERN, UploadResource, UploadsQuery, UploadsReply
+from codesvc.web.upload_schemas import (
+    UPLOAD_ID_PATTERN,
+    DeleteQuery,
+    UploadResource,
+    UploadsQuery,
+    UploadsReply,
+)
 
-_REQUESTS: Final = (UploadRequest, UploadsQuery, CodesQuery, CountQuery, ReserveRequest, CodesRequest)
+_REQUESTS: Final = (
+    UploadRequest,
+    UploadsQuery,
+    DeleteQuery,
+    CodesQuery,
+    CountQuery,
+    ReserveRequest,
+    CodesRequest,
+)
 _REPLIES: Final = (
     UploadReply,
     UploadResource,

@@ -70,25 +70,33 @@ def upload_paths(schemas: Json) -> dict[str, Json]:
                 reply=UploadResource,
                 problems=("notFound",),
             ),
-            "delete": _cancel(),
+            "delete": _delete(schemas),
         },
         "/v1/{campaignId}/uploads/{uploadId}/events": {"parameters": one, "get": _events()},
         "/v1/{campaignId}/uploads/{uploadId}/invalid": {"parameters": one, "get": _invalid()},
     }
 
 
-def _cancel() -> Json:
-    cancel = operation(
+def _delete(schemas: Json) -> Json:
+    delete = operation(
         "uploads",
-        "Cancel an upload",
-        "Ends an upload that is queued or runs, after the batches in flight; its counts tell what was stored. One that "
-        "has ended stays as it is.",
-        operation_id="cancelUpload",
+        "Cancel an upload, or take it back",
+        "Ends an upload that is queued or runs, after the batches in flight; its counts tell what was stored. Of one "
+        "that has ended, the codes that it inserted and that are available now are deleted and counted in `takenBack`; "
+        "codes that were there before it, are held or are assigned stay. Sending it again goes on where it was left "
+        "off, or looks for what has become available since. One that was cancelled less than a minute ago stays as it "
+        "is, unless `takeBack` says otherwise: a cancel may be sent twice.",
+        operation_id="deleteUpload",
+        parameters=query_parameters(schemas["DeleteQuery"]),
         reply=UploadResource,
-        problems=("notFound",),
+        problems=("notFound", "invalidTakeBack"),
     )
-    cancel["responses"]["202"] = success(UploadResource, "It has been told to end, and has not yet.")
-    return cancel
+    delete["responses"]["202"] = success(
+        UploadResource,
+        "It has been told to end, and has not yet; or its codes are still being taken back: GET tells how many were. "
+        "Send it again where `takenBack.done` stays false: the process that was at it is gone.",
+    )
+    return delete
 
 
 def _events() -> Json:

@@ -58,6 +58,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "invalidMin": Problem(400, "The least number of codes is out of range"),
     "invalidLimit": Problem(400, "The limit is out of range"),
     "invalidAfter": Problem(400, "The place to go on from is malformed"),
+    "invalidTakeBack": Problem(400, "Whether to take back is neither true nor false"),
     "invalidCampaignId": Problem(400, "The campaign id is malformed"),
     "emptyCodes": Problem(400, "The list of codes is missing or empty"),
     "invalidCodes": Problem(400, "The list of codes is malformed or too long"),

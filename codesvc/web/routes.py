@@ -16,7 +16,7 @@ from codesvc.web.idempotent import IDEMPOTENCY, Idempotency
 from codesvc.web.middleware import UNMATCHED, Authenticator, Edge, RouteInfo, expect_nothing
 from codesvc.web.pages import Served, served_pages
 from codesvc.web.schemas import Limits
-from codesvc.web.upload_handlers import UPLOADS, Uploads
+from codesvc.web.upload_handlers import REMOVALS, UPLOADS, Removals, Uploads
 
 # NOTE: the pattern takes what no campaign id is, so that it is 400 and not 404.
 _CAMPAIGN: Final = "/v1/{campaignId:[^/]*}"
@@ -48,6 +48,7 @@ def create_web_app(
     inventory: Inventory,
     uploads: Uploads,
     idempotency: Idempotency,
+    removals: Removals,
     authenticator: Authenticator,
     telemetry: Telemetry,
     ready: Callable[[], Awaitable[bool]],
@@ -70,6 +71,7 @@ def create_web_app(
     app[INVENTORY] = inventory
     app[UPLOADS] = uploads
     app[IDEMPOTENCY] = idempotency
+    app[REMOVALS] = removals
     app[LIMITS] = limits
     app[DRAINING] = draining
     app[DEADLINES] = Deadlines(limits.operation_timeout)
@@ -117,7 +119,7 @@ def _v1_routes() -> Iterable[Route]:
             hdrs.METH_GET, f"{_UPLOADS}/{{uploadId:[^/]+}}/invalid", upload_handlers.invalid, protected=True
         ),
         Route(hdrs.METH_GET, f"{_UPLOADS}/{{uploadId:[^/]+}}", upload_handlers.one_upload, protected=True),
-        Route(hdrs.METH_DELETE, f"{_UPLOADS}/{{uploadId:[^/]+}}", upload_handlers.cancel, protected=True),
+        Route(hdrs.METH_DELETE, f"{_UPLOADS}/{{uploadId:[^/]+}}", upload_handlers.delete, protected=True),
         Route(hdrs.METH_GET, _UPLOADS, upload_handlers.uploads, protected=True),
     )
 

@@ -24,7 +24,7 @@ from codesvc.web.schemas import (
 )
 from codesvc.web.streaming import Stream
 from codesvc.web.upload_keys import UploadWork
-from codesvc.web.upload_schemas import UploadsQuery, is_upload_id, upload_resource
+from codesvc.web.upload_schemas import DeleteQuery, UploadsQuery, is_upload_id, upload_resource
 
 
 class Uploads(Protocol):
@@ -54,12 +54,19 @@ class Uploads(Protocol):
         """Yield the invalid rows of an upload, as lines of CSV."""
         ...
 
-    async def cancel(self, campaign_id: str, upload_id: str) -> Upload:
-        """End an upload."""
+
+class Removals(Protocol):
+    """What the handlers need of codesvc.ingest.takeback."""
+
+    async def delete(
+        self, campaign_id: str, upload_id: str, *, take_back: bool | None
+    ) -> tuple[Upload, bool]:
+        """End an upload, or take it back; tell whether that is done."""
         ...
 
 
 UPLOADS: Final = web.AppKey("uploads", Uploads)
+REMOVALS: Final = web.AppKey("removals", Removals)
 
 PREFER: Final = istr("Prefer")
 PREFERENCE_APPLIED: Final = istr("Preference-Applied")
@@ -166,11 +173,13 @@ async def invalid(request: web.Request) -> Stream:
     return Stream(_with_head(rows), content_type="text/csv; charset=utf-8; header=present", headers=headers)
 
 
-async def cancel(request: web.Request) -> web.Response:
-    """End one upload."""
+async def delete(request: web.Request) -> web.Response:
+    """End one upload, or take back what is left of it."""
+    app = request.app
+    query = parse(DeleteQuery, query_parameters(request.rel_url.raw_query_string), app[LIMITS])
     found = await _found(request)
-    ended = await request.app[UPLOADS].cancel(found.order.campaign_id, found.id)
-    return json_response(upload_resource(ended), status=200 if ended.state.ended else 202)
+    upload, done = await app[REMOVALS].delete(found.order.campaign_id, found.id, take_back=query.takeBack)
+    return json_response(upload_resource(upload), status=200 if done else 202)
 
 
 async def _found(request: web.Request) -> Upload:

@@ -4,7 +4,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -44,6 +44,29 @@ class UploadsQuery(RequestSchema):
     problems: ClassVar[dict[str, str]] = {"limit": "invalidLimit", "after": "invalidAfter"}
 
 
+def _truth(value: object) -> object:
+    """Take the words of a query for what they say."""
+    return {"true": True, "false": False}.get(value) if isinstance(value, str) else value
+
+
+class DeleteQuery(RequestSchema):
+    """Whether to take codes back."""
+
+    takeBack: (  # noqa: N815 - as it is spelt in JSON
+        Annotated[
+            bool,
+            BeforeValidator(_truth),
+            Field(
+                description="`true`: take its codes back, when it has ended; `false`: only cancel it. Without it, one "
+                "that was cancelled less than a minute ago stays as it is."
+            ),
+        ]
+        | SkipJsonSchema[None]
+    ) = optional()
+
+    problems: ClassVar[dict[str, str]] = {"takeBack": "invalidTakeBack"}
+
+
 class UploadBytes(BaseModel):
     """How much of the file is done, out of all of it."""
 
@@ -64,6 +87,14 @@ class UploadError(BaseModel):
     code: str
     title: str
     detail: str
+
+
+class UploadTakenBack(BaseModel):
+    """Of one that was deleted: how many of its codes are, when that was last so, and whether all are that can be."""
+
+    count: _Size
+    at: datetime
+    done: bool
 
 
 class UploadResource(BaseModel):
@@ -87,6 +118,7 @@ class UploadResource(BaseModel):
     finishedAt: datetime | None  # noqa: N815
     error: Annotated[UploadError | None, Field(description="Null unless it failed.")]
     dryRun: DryRun = optional()  # noqa: N815
+    takenBack: UploadTakenBack | SkipJsonSchema[None] = optional()  # noqa: N815
 
 
 class UploadsReply(BaseModel):
@@ -128,4 +160,7 @@ def upload_resource(upload: Upload) -> dict[str, Any]:
     }
     if upload.order.dry_run:
         resource["dryRun"] = True
+    taken = upload.taken_back
+    if taken is not None:
+        resource["takenBack"] = {"count": taken.count, "at": rfc3339(taken.at), "done": taken.done}
     return resource

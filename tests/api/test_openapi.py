@@ -33,7 +33,7 @@ CODES_400 = {
     ("get", "/v1/{campaignId}/codes/{code}"): {"invalidCampaignId"},
     ("get", "/v1/{campaignId}/uploads"): {"invalidLimit", "invalidAfter", "invalidCampaignId"},
     ("get", "/v1/{campaignId}/uploads/{uploadId}"): {"invalidCampaignId"},
-    ("delete", "/v1/{campaignId}/uploads/{uploadId}"): {"invalidCampaignId"},
+    ("delete", "/v1/{campaignId}/uploads/{uploadId}"): {"invalidTakeBack", "invalidCampaignId"},
     ("get", "/v1/{campaignId}/reserve"): RESERVE_400,
     ("post", "/v1/{campaignId}/reserve"): RESERVE_400,
     ("get", "/v1/{campaignId}/reservations/{reserveId}"): {"invalidCampaignId"},

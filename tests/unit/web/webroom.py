@@ -21,6 +21,7 @@ from codesvc.idempotency import Idempotency
 from codesvc.models import (
     ChangeCounts,
     Code,
+    CodePage,
     CodeType,
     Counts,
     KeptReply,
@@ -82,6 +83,27 @@ class MemoryInventory:
         if code not in self.codes:
             raise NotFoundError("There is no such code.")
         return Code(code, CodeType.TM, self.codes[code], NOW)
+
+    async def page(
+        self,
+        campaign_id: str,
+        *,
+        code_type: CodeType | None,
+        status: Status | None,
+        after: str,
+        limit: int,
+    ) -> CodePage:
+        await self._begin("page", campaign_id, code_type, status, after, limit)
+        found = [code for code in sorted(self.codes) if code > after]
+        shown = tuple([Code(code, CodeType.TM, self.codes[code], NOW) for code in found[:limit]])
+        return CodePage(shown, shown[-1].code if len(found) > limit else None)
+
+    async def export(
+        self, campaign_id: str, *, code_type: CodeType | None, status: Status | None, after: str
+    ) -> AsyncGenerator[Sequence[Code], None]:
+        await self._begin("export", campaign_id, code_type, status, after)
+        for code in sorted(self.codes):
+            yield [Code(code, CodeType.TM, self.codes[code], NOW)]
 
     async def reserve(
         self,
@@ -177,8 +199,11 @@ class MemoryUploads:
         assert upload_id in {one.id for one in self.known}
         yield b"2,the code is too long\r\n"
 
-    async def cancel(self, campaign_id: str, upload_id: str) -> Upload:
-        return replace(await self.get(campaign_id, upload_id), state=UploadState.CANCELLED)
+    async def delete(
+        self, campaign_id: str, upload_id: str, *, take_back: bool | None
+    ) -> tuple[Upload, bool]:
+        assert take_back is None
+        return replace(await self.get(campaign_id, upload_id), state=UploadState.CANCELLED), True
 
 
 @dataclass
@@ -235,6 +260,7 @@ class Service:
             inventory=self.inventory,
             uploads=self.uploads,
             idempotency=Idempotency(self.keys, self.telemetry),
+            removals=self.uploads,
             authenticator=authenticator,
             telemetry=self.telemetry,
             ready=self.ready or self._ready,
