@@ -261,7 +261,7 @@ async def test_not_found(client: Client, method: str, path: str) -> None:
     [
         ("HEAD", "/v1/1/reserve?count=1&type=tm", "GET, POST"),
         ("DELETE", "/v1/1/reserve", "GET, POST"),
-        ("GET", "/v1/1/codes", "POST"),
+        ("PUT", "/v1/1/codes", "GET, HEAD, POST"),
         ("OPTIONS", "/v1/1/assign", "POST"),
         ("GET", "/v1/1/release", "POST"),
         ("POST", "/v1/1/codes/count", "GET, HEAD"),
