@@ -9,7 +9,7 @@ from typing import Any
 from api.harness import Document, Reply, csv_of, make_codes, new_campaign
 from api.world import World
 
-HOLD = "earlier"
+HOLD = "0e1a71e5-0000-4000-8000-000000000000"
 
 CUT = 0
 """The status of a reply that broke off: its headers had gone out before what it was to tell could not be read."""
@@ -70,6 +70,7 @@ class Operation:
 
     Attributes:
         only: the collection whose commands matter; the others are those of another operation.
+        status: of the reply where nothing fails.
 
     """
 
@@ -78,6 +79,7 @@ class Operation:
     check: Check
     prepare: Callable[[Case], None] = Case.prepare
     only: str | None = None
+    status: int = 200
 
 
 def _counted(case: Case, reply: Reply) -> None:
@@ -116,6 +118,40 @@ def _reserved(wanted: int) -> Check:
         assert case.holders() == {HOLD: set(case.held), **before} | (
             {rest.json()["reserveId"]: lent} if lent else {}
         )
+
+    return check
+
+
+def _refused(case: Case, reply: Reply) -> None:
+    if reply.status == 409:
+        assert case.holders() == {HOLD: set(case.held)}
+        assert set(_dates(case, "reserved")) == set(case.held)
+    _reserved(10)(case, reply)
+
+
+def _seen(case: Case, reply: Reply) -> None:
+    if reply.status == 200:
+        assert {one["code"] for one in reply.json()["codes"]} == set(case.held)
+    assert case.holders() == {HOLD: set(case.held)}
+
+
+def _ended(action: str) -> Check:
+    """All that the reservation held is changed, once; and nothing else."""
+
+    def check(case: Case, reply: Reply) -> None:
+        if reply.status == 200:
+            assert reply.json() == {"count": {"in": 4, "updated": 4}}
+        again = case.post(action, {"reserveId": HOLD})
+        assert again.status == 200
+        if reply.status == 200:
+            assert again.json() == {"count": {"in": 0, "updated": 0}}
+        if action == "assign":
+            assert _assigned_codes(case) == {*case.held, *case.gone}
+            assert case.holders() == {HOLD: set(case.held)}
+        else:
+            assert _assigned_codes(case) == set(case.gone)
+            assert case.holders() == {}
+            assert _dates(case, "reserved") == {}
 
     return check
 
@@ -229,6 +265,14 @@ OPERATIONS = [
     Operation("reserve", lambda case: case.post("reserve?count=3&type=tm"), _reserved(3)),
     # More than there are: the last ones are lent in another way.
     Operation("reserve-last", lambda case: case.post("reserve?count=12&type=tm"), _reserved(10)),
+    Operation(
+        "reserve-too-few", lambda case: case.post("reserve?count=12&type=tm&min=11"), _refused, status=409
+    ),
+    Operation("reservation", lambda case: case.get(f"reservations/{HOLD}"), _seen),
+    Operation("assign-reservation", lambda case: case.post("assign", {"reserveId": HOLD}), _ended("assign")),
+    Operation(
+        "release-reservation", lambda case: case.post("release", {"reserveId": HOLD}), _ended("release")
+    ),
     Operation(
         "assign",
         lambda case: case.post("assign", {"codes": [*case.free[:3], *case.held[:2], *case.gone]}),
