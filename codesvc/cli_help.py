@@ -71,6 +71,10 @@ environment (default):
   CODESVC_READ_PART_SIZE          the size of each, in bytes (8388608)
   CODESVC_MAX_ROW_BYTES           the longest record of a file, in bytes (4194304)
 
+  CODESVC_MAX_REQUESTS            requests under way at once in a process; more are 503 (256)
+  CODESVC_MAX_STREAMS             likewise, replies that are sent piece by piece (1000)
+  CODESVC_MAX_BODIES              bytes of all bodies under way (134217728)
+  CODESVC_MAX_CONNECTIONS         connections of callers to a process (8192)
   CODESVC_MAX_UPLOADS             uploads that run at once in a process (16)
   CODESVC_MAX_QUEUED_UPLOADS      uploads that wait there for their turn (1000)
   CODESVC_UPLOAD_TTL              seconds for which it is kept what became of one (2592000)

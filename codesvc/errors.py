@@ -46,6 +46,10 @@ class SourceDamagedError(CodesvcError):
     """A compressed file cannot be decompressed any further; the message says why, in a few words."""
 
 
+class OverloadedError(CodesvcError):
+    """There is more to do at the moment than can be done in time; nothing was begun."""
+
+
 class TooManyUploadsError(CodesvcError):
     """As many uploads run and wait in this process as it takes."""
 

@@ -4,8 +4,9 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Final
 
@@ -22,6 +23,7 @@ from codesvc.observability.tracing import configure_tracing
 from codesvc.settings import HMAC_ALGORITHMS, Settings
 from codesvc.version import __version__
 from codesvc.web.auth import Authenticator, TokenRules, mint_token
+from codesvc.web.connections import Patience
 from codesvc.web.routes import EDGE, create_web_app
 from codesvc.web.schemas import Limits
 from codesvc.web.server import WebRunner
@@ -35,6 +37,10 @@ _DEV_TOKEN_SECONDS: Final = 3600
 
 # For what is still being written to a socket when the drain is over.
 _CLOSE_SECONDS: Final = 2.0
+
+# What MongoDB, S3 and the process itself need, and the most that is asked for.
+_OWN_DESCRIPTORS: Final = 256
+_MOST_DESCRIPTORS: Final = 1 << 17
 
 # Between a worker's ceasing to accept and its refusing of requests.
 _LEAVE_SECONDS: Final = 0.5
@@ -99,12 +105,18 @@ async def _serve(settings: Settings, member: Member | None) -> None:
                 max_reserve=settings.max_reserve,
                 max_codes_per_request=settings.max_codes_per_request,
                 reservation_ttl=settings.reservation_ttl,
+                max_requests=settings.max_requests,
+                max_streams=settings.max_streams,
+                # Those that may run or wait, and as many more as are on their way to be told.
+                max_lengthy=settings.max_uploads + settings.max_queued_uploads + settings.max_requests,
+                max_bodies=settings.max_bodies,
             ),
             dev_token=_dev_token(settings),
             console=settings.console,
             other_figures=None if member is None else member.other_figures,
         )
-        runner = WebRunner(app, handle_signals=False, shutdown_timeout=_CLOSE_SECONDS)
+        patience = Patience(connections=min(settings.max_connections, _descriptors() - _OWN_DESCRIPTORS))
+        runner = WebRunner(app, handle_signals=False, shutdown_timeout=_CLOSE_SECONDS, patience=patience)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         # What was made so far stays: the collector need not look at it each time that a large reply makes it run.
@@ -132,6 +144,17 @@ async def _serve(settings: Settings, member: Member | None) -> None:
             indexes.cancel()
             await asyncio.gather(indexes, return_exceptions=True)
     logger.info("stopped")
+
+
+def _descriptors() -> int:
+    """Return how many files this process may have open, after asking for as many as it may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else max(soft, 2 * _OWN_DESCRIPTORS)
 
 
 def _ignore(_number: int) -> None:

@@ -104,6 +104,13 @@ class Settings(BaseSettings):
     read_part_size: int = Field(8 << 20, ge=1, le=1 << 30)
     max_row_bytes: int = Field(4 << 20, ge=1, le=1 << 30)
 
+    max_requests: int = Field(256, ge=1, le=100_000)
+    """Requests to /v1 under way at once in one process, but for uploads and for replies sent piece by piece."""
+    max_streams: int = Field(1_000, ge=1, le=100_000)
+    max_bodies: int = Field(128 << 20, ge=32 << 20, le=1 << 40)
+    """Bytes of all bodies whose requests are under way; there is room for the largest at the least."""
+    max_connections: int = Field(8_192, ge=16, le=1_000_000)
+
     max_uploads: int = Field(16, ge=1, le=1000)
     """Uploads that run at once in one process; further ones wait."""
     max_queued_uploads: int = Field(1000, ge=0, le=100_000)

@@ -13,6 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Tracer
 
 from codesvc.observability.dependencies import DatabaseMetrics, DatabaseView, StorageMetrics
+from codesvc.observability.load import Load, LoadMetrics
 from codesvc.observability.merging import figures, merged
 from codesvc.observability.metrics import (
     EventLoopLag,
@@ -80,6 +81,7 @@ class Telemetry:
             labels=("outcome",),
             known=[(outcome,) for outcome in _KEYED_OUTCOMES],
         )
+        self._load = LoadMetrics(registry)
         self._upload = UploadMetrics(registry)
         self._reserve = ReserveMetrics(registry)
         self._storage = StorageMetrics(registry)
@@ -89,7 +91,15 @@ class Telemetry:
         self._runtime = RuntimeMetrics(registry)
         show_service(registry, version)
         self._parts: tuple[_Part, ...] = (
-            *(self._http, self._datastore, self._checks, self._keyed, self._upload, self._reserve),
+            *(
+                self._http,
+                self._datastore,
+                self._checks,
+                self._keyed,
+                self._load,
+                self._upload,
+                self._reserve,
+            ),
             *(self._storage, self.database, self.stock, self.event_loop_lag, self._runtime),
         )
 
@@ -167,6 +177,10 @@ class Telemetry:
     def storage_retried(self) -> None:
         """Count a request that is sent to the object store again."""
         self._storage.retried()
+
+    def watch_load(self, load: Load) -> None:
+        """Ask ``load`` how much the process has taken on whenever the metrics are read."""
+        self._load.load = load
 
     def watch_queue(self, queued: Callable[[], int]) -> None:
         """Ask ``queued`` for the uploads that wait for their turn whenever the metrics are read."""

@@ -11,6 +11,7 @@ from yarl import URL
 
 from codesvc.errors import NotFoundError
 from codesvc.models import ChangeCounts, Code, CodePage, CodeType, Counts, Reservation, Status
+from codesvc.web.admission import BODIES
 from codesvc.web.bodies import CODINGS, inflated
 from codesvc.web.deadlines import Deadlines
 from codesvc.web.idempotent import Operation, once
@@ -264,7 +265,8 @@ async def json_object(
     """Read the body as a JSON object.
 
     Raises:
-        RequestError: unsupportedMediaType, payloadTooLarge or invalidJson.
+        RequestError: unsupportedMediaType, payloadTooLarge, invalidJson or requestTimeout.
+        OverloadedError: there is no room for it now.
         ClientGoneError: the client did not send all of it.
 
     """
@@ -281,7 +283,7 @@ async def json_object(
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
     try:
-        body = await request.read()
+        body = await request.app[BODIES].read(request, limits.max_body)
     except web.HTTPRequestEntityTooLarge:
         raise RequestError("payloadTooLarge", f"The largest body is {limits.max_body} bytes") from None
     except web.RequestPayloadError:
@@ -290,6 +292,7 @@ async def json_object(
         raise ClientGoneError from None
     if coding in CODINGS:
         body = await inflated(body, coding, limits.max_body)
+        request.app[BODIES].keep(len(body))
     if may_be_empty and not body:
         return {}
     try:

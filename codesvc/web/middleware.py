@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from logging import getLogger
 from os import urandom
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, Final, Protocol, cast
 
 from aiohttp import hdrs, web
@@ -18,14 +18,15 @@ from aiohttp.typedefs import Handler
 from multidict import istr
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
-from codesvc.errors import CodesvcError, DrainingError
+from codesvc.errors import CodesvcError, DrainingError, OverloadedError
 from codesvc.observability.logs import AccessLog, correlation_id, remote_trace
 from codesvc.observability.telemetry import Telemetry
 from codesvc.observability.tracing import SpanScope, remote_context
+from codesvc.web.admission import Lane
 from codesvc.web.handlers import ClientGoneError
 from codesvc.web.idempotent import IDEMPOTENCY_KEY, echoed_key
 from codesvc.web.problems import problem_code, problem_response
-from codesvc.web.schemas import is_campaign_id
+from codesvc.web.schemas import Limits, is_campaign_id
 from codesvc.web.streaming import Stream
 
 CORRELATION_HEADER: Final = istr("X-Correlation-ID")
@@ -38,6 +39,7 @@ CLIENT_CLOSED_REQUEST: Final = 499
 
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 _IDS: Final = 256
+_OVERLOAD_SECONDS: Final = 10.0
 _ids: list[str] = []
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _correlation = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}").fullmatch
@@ -68,24 +70,45 @@ class RouteInfo:
     """Has a campaign in its path."""
     keyed: bool = False
     """Honours Idempotency-Key."""
+    lengthy: bool = False
+    """May take for as long as a file of any size does."""
 
 
 class Edge:
-    """What every response gets on its way out, whoever made it."""
+    """What every response gets on its way out, whoever made it.
+
+    Attributes:
+        requests, streams, lengthy: places for what is under way: see Limits.
+
+    """
 
     def __init__(
-        self, *, authenticator: Authenticator, telemetry: Telemetry, draining: Callable[[], bool]
+        self,
+        *,
+        authenticator: Authenticator,
+        telemetry: Telemetry,
+        draining: Callable[[], bool],
+        limits: Limits,
     ) -> None:
         self._authenticator = authenticator
         self._telemetry = telemetry
         self._draining = draining
         self._access_log = AccessLog()
-        self.active = 0
+        self.requests = Lane(limits.max_requests)
+        self.streams = Lane(limits.max_streams)
+        self.lengthy = Lane(limits.max_lengthy)
+        self._endless = 0
+        self._overload_told = -_OVERLOAD_SECONDS
+
+    @property
+    def active(self) -> int:
         """Requests to protected routes under way: what a process that is to end waits for."""
+        return self.requests.busy + self.lengthy.busy + self.streams.busy - self._endless
 
     def guard(self, route: RouteInfo, handler: Handler) -> Handler:
         """Return ``handler`` with the edge around it."""
         tracer = self._telemetry.tracer if route.traced else None
+        lane = (self.lengthy if route.lengthy else self.requests) if route.protected else None
 
         async def guarded(request: web.Request) -> web.StreamResponse:
             started = perf_counter()
@@ -96,18 +119,18 @@ class Edge:
             correlation_id.set(correlation)
             if tracer is not None:
                 with _server_span(tracer, request, route) as span:
-                    response = await self._respond(request, handler, route, correlation)
+                    response = await self._respond(request, handler, lane, correlation)
                     if type(response) is Stream:
-                        await self._send(request, response, route, correlation)
+                        response = await self._send(request, response, route, correlation)
                     _describe(span, request, route, response.status)
                     self.finish(request, response, route, correlation, perf_counter() - started)
                     return response
             traceparent = request.headers.get(TRACEPARENT)
             if traceparent is not None:
                 _note_caller(traceparent)
-            response = await self._respond(request, handler, route, correlation)
+            response = await self._respond(request, handler, lane, correlation)
             if type(response) is Stream:
-                await self._send(request, response, route, correlation)
+                response = await self._send(request, response, route, correlation)
             self.finish(request, response, route, correlation, perf_counter() - started)
             return response
 
@@ -143,31 +166,44 @@ class Edge:
         )
 
     async def _respond(
-        self, request: web.Request, handler: Handler, route: RouteInfo, correlation: str
+        self, request: web.Request, handler: Handler, lane: Lane | None, correlation: str
     ) -> web.Response | Stream:
-        self.active += route.protected
         try:
-            if route.protected:
+            if lane is None:
+                # NOTE: every handler here makes a whole response, or a Stream that is not sent yet.
+                return cast("web.Response | Stream", await handler(request))
+            if lane.busy >= lane.most:
+                raise lane.turn_away()  # noqa: TRY301
+            lane.busy += 1
+            try:
                 await self._authenticator.authenticate(request.headers.get(hdrs.AUTHORIZATION))
                 if self._draining():
-                    raise DrainingError("This process is shutting down")  # noqa: TRY301
-            # NOTE: every handler here makes a whole response, or a Stream that is not sent yet.
-            return cast("web.Response | Stream", await handler(request))
+                    raise DrainingError("This process is shutting down")
+                return cast("web.Response | Stream", await handler(request))
+            finally:
+                lane.busy -= 1
         except ClientGoneError:
             return web.Response(status=CLIENT_CLOSED_REQUEST)
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it was becomes a response
             return self.refuse(error, correlation)
-        finally:
-            self.active -= route.protected
 
-    async def _send(self, request: web.Request, stream: Stream, route: RouteInfo, correlation: str) -> None:
-        waited_for = route.protected and not stream.endless
+    async def _send(
+        self, request: web.Request, stream: Stream, route: RouteInfo, correlation: str
+    ) -> web.Response | Stream:
+        lane = self.streams
+        if lane.busy >= lane.most:
+            await stream.discard()
+            return self.refuse(lane.turn_away(), correlation)
         _dress(stream, route, correlation)
-        self.active += waited_for
+        endless = stream.endless or not route.protected
+        lane.busy += 1
+        self._endless += endless
         try:
             await stream.send(request)
         finally:
-            self.active -= waited_for
+            lane.busy -= 1
+            self._endless -= endless
+        return stream
 
     def refuse(self, error: Exception, correlation: str) -> web.Response:
         """Turn an error into a response, and log those that are ours."""
@@ -175,6 +211,11 @@ class Edge:
         status = response.status
         if status == 500:
             _logger.error("request failed", exc_info=error)
+        elif isinstance(error, OverloadedError):
+            # Not a line for each, beside that of the access log: there is too much to do already.
+            if (now := monotonic()) - self._overload_told >= _OVERLOAD_SECONDS:
+                self._overload_told = now
+                _logger.warning("overloaded", extra={"reason": str(error)})
         elif status == 503 and isinstance(error, CodesvcError):
             cause = error.__cause__
             _logger.warning(
@@ -183,7 +224,7 @@ class Edge:
             )
         if isinstance(error, web.HTTPMethodNotAllowed):
             response.headers[hdrs.ALLOW] = ", ".join(sorted(error.allowed_methods))
-        if isinstance(error, DrainingError) or status == 413:
+        if isinstance(error, DrainingError) or status in {408, 413}:
             response.force_close()
         return response
 

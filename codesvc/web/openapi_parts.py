@@ -10,13 +10,13 @@ from codesvc.web.schemas import ProblemReply
 
 Json = dict[str, Any]
 
-_BODY_PROBLEMS: Final = ("invalidJson", "payloadTooLarge", "unsupportedMediaType")
+_BODY_PROBLEMS: Final = ("invalidJson", "requestTimeout", "payloadTooLarge", "unsupportedMediaType")
 _KEY_PROBLEMS: Final = ("invalidIdempotencyKey", "idempotencyKeyInUse", "idempotencyKeyReused")
 KEY_HEADERS: Final = ("Idempotency-Key", "Idempotency-Replayed")
 """Of replies to a request with an Idempotency-Key."""
 _EVERYWHERE: Final = (
     *("invalidCampaignId", "unauthorized", "supremeUserRequired"),
-    *("internalError", "databaseUnavailable", "keysUnavailable", "draining"),
+    *("internalError", "databaseUnavailable", "keysUnavailable", "overloaded", "draining"),
 )
 
 

@@ -9,6 +9,7 @@ from aiohttp.typedefs import Handler
 
 from codesvc.observability.telemetry import Telemetry
 from codesvc.web import handlers, listing_handlers, upload_handlers
+from codesvc.web.admission import BODIES, Bodies
 from codesvc.web.deadlines import Deadlines
 from codesvc.web.handlers import DEADLINES, DRAINING, INVENTORY, LIMITS, Inventory, json_response
 from codesvc.web.health import Health, Metrics
@@ -23,6 +24,7 @@ _CAMPAIGN: Final = "/v1/{campaignId:[^/]*}"
 _UPLOADS: Final = f"{_CAMPAIGN}/uploads"
 
 EDGE: Final = web.AppKey("edge", Edge)
+TELEMETRY: Final = web.AppKey("telemetry", Telemetry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class Route:
     """One method of one path.
 
     ``head`` says whether HEAD is answered like GET; ``template`` is what metrics and logs call it, if not
-    by its path; ``keyed`` says whether an Idempotency-Key is honoured.
+    by its path; ``keyed`` says whether an Idempotency-Key is honoured, ``lengthy`` whether it may take for as long as a
+    file of any size does.
     """
 
     method: str
@@ -41,6 +44,7 @@ class Route:
     head: bool = True
     template: str | None = None
     keyed: bool = False
+    lengthy: bool = False
 
 
 def create_web_app(
@@ -66,7 +70,7 @@ def create_web_app(
     figures of this one and gives those of all others.
     """
     limits = limits or Limits()
-    edge = Edge(authenticator=authenticator, telemetry=telemetry, draining=draining)
+    edge = Edge(authenticator=authenticator, telemetry=telemetry, draining=draining, limits=limits)
     app = web.Application(client_max_size=limits.max_body)
     app[INVENTORY] = inventory
     app[UPLOADS] = uploads
@@ -74,8 +78,10 @@ def create_web_app(
     app[REMOVALS] = removals
     app[LIMITS] = limits
     app[DRAINING] = draining
+    app[BODIES] = Bodies(limits.max_bodies)
     app[DEADLINES] = Deadlines(limits.operation_timeout)
     app[EDGE] = edge
+    app[TELEMETRY] = telemetry
     health = Health(ready=ready, draining=draining)
     _add(app, edge, _v1_routes())
     _add(app, edge, _operator_routes(health, Metrics(telemetry, other_figures)))
@@ -104,7 +110,12 @@ def _v1_routes() -> Iterable[Route]:
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/count", handlers.count, protected=True),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/assign", handlers.assign, protected=True, keyed=True),
         Route(hdrs.METH_POST, f"{_CAMPAIGN}/release", handlers.release, protected=True, keyed=True),
-        Route(hdrs.METH_POST, f"{_CAMPAIGN}/codes", upload_handlers.upload, protected=True, keyed=True),
+        Route(
+            *(hdrs.METH_POST, f"{_CAMPAIGN}/codes", upload_handlers.upload),
+            protected=True,
+            keyed=True,
+            lengthy=True,
+        ),
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes", listing_handlers.codes, protected=True),
         # NOTE: a slash within a code comes as %2F. Behind codes/count, which is no code's address.
         Route(hdrs.METH_GET, f"{_CAMPAIGN}/codes/{{code:[^/]+}}", handlers.code, protected=True),
@@ -169,7 +180,8 @@ def _add(app: web.Application, edge: Edge, routes: Iterable[Route]) -> None:
             if route.method == hdrs.METH_GET and route.head:
                 methods.append(hdrs.METH_HEAD)
             for method in methods:
-                _register(resource, method, edge.guard(replace(info, keyed=route.keyed), route.handler))
+                known = replace(info, keyed=route.keyed, lengthy=route.lengthy)
+                _register(resource, method, edge.guard(known, route.handler))
             allowed.update(methods)
         _register(resource, hdrs.METH_ANY, edge.guard(info, _not_allowed(allowed)))
 

@@ -41,13 +41,21 @@ _surrogate = re.compile(r"[\ud800-\udfff]").search
 # By identity, since it is part of the key of what is kept of queries: to hash its members costs as much as the rest.
 @dataclass(frozen=True, slots=True, eq=False)
 class Limits:
-    """What a request is held to: ``max_body`` in bytes, ``reservation_ttl`` and ``operation_timeout`` in seconds."""
+    """The sizes that a request is held to, and all of them together; bodies are in bytes, times in seconds.
+
+    ``max_requests``, ``max_streams`` and ``max_lengthy`` are under way at once: ordinary ones, replies that are sent
+    piece by piece, and uploads whose caller waits for the end. ``max_bodies`` is for all bodies together.
+    """
 
     max_reserve: int = 10_000
     max_codes_per_request: int = 100_000
     reservation_ttl: int = 86_400
     max_body: int = 32 << 20
     operation_timeout: float = 28.0
+    max_requests: int = 256
+    max_streams: int = 1_000
+    max_lengthy: int = 1_272
+    max_bodies: int = 128 << 20
 
 
 class RequestSchema(BaseModel):

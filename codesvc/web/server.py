@@ -6,17 +6,21 @@ it has failed, with text of its own and a log line that quotes the request, toke
 NOTE: leans on how aiohttp's Server makes its RequestHandler; tests/unit/web/test_server.py holds it to that.
 """
 
+import asyncio
 from collections.abc import Coroutine
 from logging import getLogger
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from codesvc.observability.load import LoadFigures
 from codesvc.observability.logs import correlation_id
+from codesvc.web.admission import BODIES
+from codesvc.web.connections import KEEP_ALIVE_SECONDS, Connections, Patience, Watched
 from codesvc.web.middleware import UNMATCHED, Edge, RouteInfo, new_correlation_id
 from codesvc.web.problems import RequestError
-from codesvc.web.routes import EDGE
+from codesvc.web.routes import EDGE, TELEMETRY
 
 _OUTSIDE: Final = RouteInfo(UNMATCHED, protected=False)
 _logger = getLogger(__name__)
@@ -28,16 +32,38 @@ class WebRunner(web.AppRunner):
     It writes no access log itself, and leaves bodies as they come: see codesvc/web/bodies.py.
     """
 
-    def __init__(self, app: web.Application, **kwargs: Any) -> None:
-        super().__init__(app, **{"access_log": None, "auto_decompress": False} | kwargs)
+    def __init__(self, app: web.Application, *, patience: Patience | None = None, **kwargs: Any) -> None:
+        usual = {"access_log": None, "auto_decompress": False, "keepalive_timeout": KEEP_ALIVE_SECONDS}
+        super().__init__(app, **usual | kwargs)
+        self._watch = Connections(patience or Patience())
 
     async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        return _Server(server, self.app[EDGE])
+        server = _Server(await super()._make_server(), self.app[EDGE], self._watch)
+        self._watch.start(server)
+        self.app[TELEMETRY].watch_load(self)
+        return server
+
+    async def _cleanup_server(self) -> None:
+        self._watch.stop()
+        await super()._cleanup_server()
+
+    def figures(self) -> LoadFigures:
+        """Tell how much is under way, and what was turned away."""
+        edge, bodies, ended = self.app[EDGE], self.app[BODIES], self._watch.ended
+        lanes = {"request": edge.requests, "upload": edge.lengthy, "stream": edge.streams}
+        return LoadFigures(
+            in_flight={kind: lane.busy for kind, lane in lanes.items()},
+            refused={kind: lane.turned_away for kind, lane in lanes.items()}
+            | {"body": bodies.turned_away, "connection": ended["refused"]},
+            body_bytes=bodies.held,
+            connections=self._watch.open,
+            ended={reason: number for reason, number in ended.items() if reason != "refused"}
+            | {"slowBody": bodies.too_slow},
+        )
 
 
 class _Server(web.Server):
-    def __init__(self, made: web.Server, edge: Edge) -> None:
+    def __init__(self, made: web.Server, edge: Edge, watch: Connections) -> None:
         super().__init__(
             made.request_handler,
             request_factory=made.request_factory,
@@ -46,12 +72,18 @@ class _Server(web.Server):
             **made._kwargs,  # noqa: SLF001
         )
         self._edge = edge
+        self._watch = watch
 
-    def __call__(self) -> RequestHandler:
+    def __call__(self) -> Watched:
         return _EdgeHandler(self, self._edge, loop=self._loop, **self._kwargs)
 
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        """Take a connection, if there is room for it or can be made."""
+        super().connection_made(handler, transport)
+        self._watch.opened(cast("Watched", handler), transport)
 
-class _EdgeHandler(RequestHandler):
+
+class _EdgeHandler(Watched):
     __slots__ = ("_edge",)
 
     def __init__(self, server: web.Server, edge: Edge, **kwargs: Any) -> None:

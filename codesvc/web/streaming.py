@@ -62,6 +62,10 @@ class Stream(web.StreamResponse):
             _logger.warning("reply broken off", extra={"cause": type(error).__name__})
             _break_off(request)
 
+    async def discard(self) -> None:
+        """Give it up before anything was sent."""
+        await self._pieces.aclose()
+
     async def _send_piece(self, piece: bytes) -> None:
         async with asyncio.timeout(_STALLED_SECONDS):
             await self.write(piece)
