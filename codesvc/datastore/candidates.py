@@ -114,13 +114,15 @@ class Candidates:
         return await self._search(await self._random_code(session), count, cut_off, session)
 
     async def _more(self, count: int, cut_off: datetime) -> list[Candidate]:
+        # What is out now may be held by the time it is done with, and may have been read just before that.
+        known = set(self._out)
         if self._position is None:
             self._position = await self._random_code(None)
         found = await self._search(self._position, count, cut_off, None)
         fresh = [one for one in found if one.ended is None]
         if fresh:
             self._position = fresh[-1].code
-        known = self._out.union(one.code for one in self._found)
+        known.update(one.code for one in self._found)
         return [one for one in found if one.code not in known]
 
     async def _search(

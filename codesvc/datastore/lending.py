@@ -275,7 +275,9 @@ class _Lender:
             self._telemetry.reserve_conflicts(wanted - held)
         found = await self._holds.read_back(shares)
         for share in shares:
-            share.order.held += [one for one in share.candidates if one.code in found]
+            # A candidate that was read where a failover had not come through yet may be held for the order already.
+            anew = found.difference(one.code for one in share.order.held)
+            share.order.held += [one for one in share.candidates if one.code in anew]
         if held is None:
             # Once a later write is acknowledged by a majority, so is what was read.
             await self._motion.confirm(self._campaign_id)

@@ -4,14 +4,17 @@ import asyncio
 import contextvars
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from pymongo.monitoring import CommandSucceededEvent
 
 from codesvc.datastore.campaigns import LENDING_EXPIRY_SECONDS
 from codesvc.datastore.candidates import Candidates
 from codesvc.datastore.holds import Holds
+from codesvc.datastore.lending import _Lender
 from codesvc.datastore.orders import Order, Request, Share
 from codesvc.errors import DatabaseUnavailableError
 from codesvc.models import CodeType, Counts
@@ -209,3 +212,46 @@ async def test_ended_holds_are_lent_after_never_held_codes(rigs: Rigs, documents
     assert sorted(await rig.reserve(50)) == numbered(50)
     assert names(commands)["transaction"] == 0
     assert await rig.inventory.count(CAMPAIGN, CodeType.TM) == Counts(0, 70, 0)
+
+
+class _Then(Commands):
+    """Does something as soon as the reply to a find has come, before anybody else sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.then: Callable[[], None] | None = None
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        if event.command_name == "find" and self.then is not None:
+            self.then()
+
+
+async def test_what_is_done_with_while_others_are_looked_for_is_not_handed_out_again(
+    rigs: Rigs, documents: Documents
+) -> None:
+    """It may be held by then, for an order that has it counted, and was read before that."""
+    then = _Then()
+    rig = await rigs(listeners=[then], mongo_driver="pymongo")
+    documents.insert_many([document(code) for code in numbered(200)])
+    candidates = Candidates(rig.mongo.codes, CAMPAIGN, CodeType.TM)
+    first = await candidates.take(3, START - TTL)
+    then.then = lambda: candidates.done(first)
+    others = await candidates.take(200, START - TTL)
+    assert len(others) == 197
+    assert {one.code for one in first}.isdisjoint(one.code for one in others)
+
+
+async def test_what_is_held_for_an_order_already_is_not_counted_for_it_again(
+    rigs: Rigs, documents: Documents
+) -> None:
+    """As when candidates were read from a primary that did not know yet that it was none any more."""
+    rig = await rigs()
+    documents.insert_many([document(code) for code in numbered(4)])
+    lender = _Lender(rig.mongo, rig.store._campaigns, rig.store._motion, rig.telemetry, CAMPAIGN, CodeType.TM)
+    found = await lender._candidates.take(4, START - TTL)
+    request = Request(CAMPAIGN, CodeType.TM, 4, "mine", START, START - TTL)
+    waiting = asyncio.get_running_loop().create_future()
+    order = Order(request, waiting, time.monotonic() + 10, contextvars.copy_context())
+    await lender._hold([Share(order, found[:2])])
+    await lender._hold([Share(order, found[1:])])
+    assert sorted(one.code for one in order.held) == numbered(4)
