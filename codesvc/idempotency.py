@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 _IN_USE: Final = "The first request with this key is still under way."
 _REUSED: Final = "The key was used for another request."
 # How often a claim is renewed within its lease.
-_RENEWALS: Final = 3
+_RENEWALS: Final = 5
 # How long a caller whose request failed waits for its key to be given back.
 _TIDY_SECONDS: Final = 2.0
 _PAUSE_SECONDS: Final = 1.0

@@ -32,10 +32,11 @@ of; so it is not, the error has ``may_have_taken_effect`` set, and those codes a
 ``reserve(repeat=True)`` accepts that. The DELETE that cancels an upload goes by the last column, too.
 
 Every try of an upload, reserve, assign or release carries one ``Idempotency-Key``. A service that remembers keys gives
-the first try's reply to the others; then all that is transient is tried again in every column, counts are exact, and so
-is a 409 with ``Retry-After`` (the first try is still under way). The client takes a service for one of those once a
-reply has carried the key back in ``Idempotency-Key``, or from the start with ``Client(idempotency=True)``. While pods
-of an older version, which forget keys, serve beside newer ones, ``idempotency=False`` keeps to the table.
+the first try's reply to the others, which is exact; then all that is transient is tried again in every column, and so
+is a 409 with ``Retry-After`` (the first try is still under way), for as long as the policy has time. Where the first
+try did a part of it and failed, another begins anew, and its counts tell less. The client takes a service for one of
+those once a reply has carried the key back in ``Idempotency-Key``, or from the start with ``Client(idempotency=True)``.
+While pods of an older version, which forget keys, serve beside newer ones, ``idempotency=False`` keeps to the table.
 """
 
 from codesvc.client.api import Client

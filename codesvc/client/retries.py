@@ -49,9 +49,12 @@ class Attempts:
         """What is left of the time for the call."""
         return max(0.0, self._until - time.monotonic())
 
-    def pause(self, retry_after: float | None) -> float | None:
-        """Return how many seconds to wait before the next try; None if there is none, or no time for it."""
-        self._made += 1
+    def pause(self, retry_after: float | None, *, counts: bool = True) -> float | None:
+        """Return how many seconds to wait before the next try; None if there is none, or no time for it.
+
+        One that does not count was made to see whether another has ended.
+        """
+        self._made += counts
         if self._made >= self._policy.tries:
             return None
         # 2.0 ** 1024 is too large for a float.

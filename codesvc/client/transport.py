@@ -23,6 +23,7 @@ from codesvc.client.errors import (
     CannotConnectError,
     CodesvcApiError,
     CodesvcClientError,
+    ConflictError,
     NoReplyError,
     NotCodesvcError,
     RejectedError,
@@ -39,6 +40,7 @@ TokenProvider = Callable[[], "str | Awaitable[str]"]
 
 CORRELATION_HEADER: Final = "X-Correlation-ID"
 IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
+REPLAYED_HEADER: Final = "Idempotency-Replayed"
 
 _JSON: Final = frozenset({"application/json", "application/problem+json"})
 _WATCH: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
@@ -67,11 +69,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back. ``exact`` is False if an earlier try may have taken effect as well."""
+    """What came back. ``exact`` is False if an earlier try may have taken effect as well.
+
+    ``replayed``: the service has kept it under the key since an earlier try.
+    """
 
     status: int
     body: Any = field(repr=False)
     exact: bool
+    replayed: bool = False
 
 
 class Transport:
@@ -111,10 +117,11 @@ class Transport:
             token = await self._current_token()
             try:
                 reply = await self._try(call, token, attempts)
-                return Reply(reply.status, reply.body, exact=not unsure)
+                # Sent again by the service, it tells of the first try, whatever became of those after it.
+                return Reply(reply.status, reply.body, exact=reply.replayed or not unsure)
             except CodesvcClientError as error:
                 error.correlation_id = call.correlation_id
-                unsure = unsure or (error.may_have_taken_effect and not self._key_known)
+                unsure = unsure or error.may_have_taken_effect
                 if isinstance(error, UnauthorizedError) and not refreshed and callable(self._token):
                     # It may have expired on its way. Another one is tried at once.
                     refreshed = await self._current_token() != token
@@ -122,7 +129,8 @@ class Transport:
                         continue
                 pause = None
                 if may_repeat(call.kind, error, key_known=self._key_known):
-                    pause = attempts.pause(error.retry_after)
+                    under_way = isinstance(error, ConflictError)
+                    pause = attempts.pause(error.retry_after, counts=not under_way)
                 if pause is None:
                     error.may_have_taken_effect = unsure or error.may_have_taken_effect
                     raise
@@ -203,7 +211,8 @@ class Transport:
             raise _problem(response, body, self._where)
         if not isinstance(body, dict | list):
             raise NotCodesvcError(f"{self._where} answers, but not as codesvc does: is the address right?")
-        return Reply(response.status, body, exact=True)
+        replayed = call.key is not None and response.headers.get(REPLAYED_HEADER) == "true"
+        return Reply(response.status, body, exact=True, replayed=replayed)
 
     async def _current_token(self) -> str | None:
         if not callable(self._token):

@@ -35,11 +35,12 @@ from codesvc.datastore.telemetry import Telemetry
 from codesvc.errors import DatabaseRefusedError, DatabaseUnavailableError
 from codesvc.models import KeptReply, KeyClaim, KeyedRequest, KeyStanding
 
-# A command's time limit on the server is that of the driver, so that nothing of a process that died is carried out
-# after the lease is over.
-_LEASE_BEYOND_TIMEOUT: Final = 5.0
+# Renewed five times in its length, a lease outlives its process by four fifths of it at least: longer than the server
+# goes on with a command, whose time limit is the driver's. So nothing of a process that died is carried out after that.
+_LEASE_OF_TIMEOUT: Final = 1.25
+_LEASE_MORE: Final = 2.0
 _PACKED_FROM: Final = 16 << 10
-_PIECE: Final = 8 << 20
+_PIECE: Final = 4 << 20
 # Pieces outlive what names them.
 _PIECES_LONGER: Final = 3_600_000
 _TRIES: Final = 5
@@ -60,7 +61,7 @@ class IdempotencyKeys:
         self._mongo = mongo
         self._telemetry = telemetry
         self._kept = kept // timedelta(milliseconds=1)
-        self._lease = round(1000 * (mongo.timeout + _LEASE_BEYOND_TIMEOUT))
+        self._lease = round(1000 * (_LEASE_OF_TIMEOUT * mongo.timeout + _LEASE_MORE))
 
     @property
     def lease_seconds(self) -> float:

@@ -49,6 +49,20 @@ async def test_a_reserve_whose_reply_is_lost_is_not_made_twice(
     assert len(again.codes) == 7
 
 
+async def test_a_reserve_whose_reply_is_lost_is_sent_again_under_its_key(
+    connect: Connect, proxy: Proxy, world: World, campaign: str
+) -> None:
+    world.stock(campaign, make_codes(10))
+    async with connect(proxy.port, idempotency=True) as client:
+        arrived = proxy.stall_after(1)
+        call = asyncio.ensure_future(client.reserve(campaign, "tm", 3))
+        assert await asyncio.to_thread(arrived.wait, 10)
+        proxy.cut()
+        proxy.resume()
+        assert len((await call).codes) == 3
+    assert world.service.count(campaign) == {"available": 7, "reserved": 3, "assigned": 0}
+
+
 async def test_an_assign_whose_reply_is_lost_is_sent_again(
     connect: Connect, proxy: Proxy, world: World, campaign: str
 ) -> None:
@@ -60,7 +74,7 @@ async def test_an_assign_whose_reply_is_lost_is_sent_again(
         assert await asyncio.to_thread(arrived.wait, 10)
         proxy.cut()
         proxy.resume()
-        assert await call == Change(total=3, updated=0, exact=False)
+        assert await call == Change(total=3, updated=3, exact=True)
     assert world.service.count(campaign) == {"available": 0, "reserved": 0, "assigned": 3}
 
 
@@ -76,7 +90,7 @@ async def test_an_upload_whose_reply_is_lost(
         proxy.cut()
         proxy.resume()
         upload = await call
-    assert (upload.state, upload.counts.total, upload.exact) == (UploadState.SUCCEEDED, 100, False)
+    assert (upload.state, upload.counts.total, upload.exact) == (UploadState.SUCCEEDED, 100, True)
     assert world.stored(campaign) == set(codes)
 
 

@@ -15,6 +15,7 @@ from codesvc.client import (
     Client,
     CodesvcApiError,
     CodesvcClientError,
+    ConflictError,
     NoReplyError,
     NotCodesvcError,
     RetryPolicy,
@@ -175,10 +176,36 @@ async def test_a_service_that_remembers_keys(connect: Connect) -> None:
     assert keys[1] == keys[2] == keys[3] != keys[0]
 
 
-async def test_with_keys_the_counts_are_exact(connect: Connect) -> None:
-    async with Scripted(RESET, DONE[CHANGES]) as server, connect(server.port, idempotency=True) as client:
-        assert await CHANGES(client) == Change(1, 1, exact=True)
+@pytest.mark.parametrize("replayed", [True, False])
+async def test_what_comes_again_is_exact(connect: Connect, replayed: bool) -> None:
+    """Not so what was done anew: the first try may have done a part of it."""
+    done = Answer(body=CHANGE, headers={"Idempotency-Replayed": "true"} if replayed else {})
+    async with Scripted(RESET, done) as server, connect(server.port, idempotency=True) as client:
+        assert await CHANGES(client) == Change(1, 1, exact=replayed)
     assert len(server.requests) == 2
+
+
+async def test_a_first_try_under_way_is_waited_for(connect: Connect) -> None:
+    """Looks at it are no tries: it may take longer than those, as where its process has died."""
+    waiting = [problem(409, "idempotencyKeyInUse", Retry_After="0")] * 12
+    known = Answer(body=RESERVED, echo_key=True)
+    async with (
+        Scripted(RESET, *waiting, known) as server,
+        connect(server.port, idempotency=True, retries=RetryPolicy(tries=2, first_pause=0.01)) as client,
+    ):
+        await RESERVE(client)
+    assert len(server.requests) == 14
+
+
+async def test_but_not_forever(connect: Connect) -> None:
+    policy = RetryPolicy(tries=2, seconds=0.3, first_pause=0.01)
+    async with (
+        Scripted(problem(409, "idempotencyKeyInUse", Retry_After="0")) as server,
+        connect(server.port, idempotency=True, retries=policy) as client,
+    ):
+        with pytest.raises(ConflictError):
+            await RESERVE(client)
+    assert len(server.requests) > 2
 
 
 async def test_keys_that_are_not_to_be_trusted(connect: Connect) -> None:
