@@ -31,13 +31,20 @@ def file(world: World, campaign: str) -> str:
 
 
 def start(
-    page: Page, name: str, *, code_type: str = "external", header: bool = False, strict: bool = False
+    page: Page,
+    name: str,
+    *,
+    code_type: str = "external",
+    header: bool = False,
+    strict: bool = False,
+    dry_run: bool = False,
 ) -> Locator:
     """Start an upload by the form; return its place in the list."""
     page.get_by_label("Type of the codes").select_option(code_type)
     page.get_by_label("File name").fill(name)
     page.get_by_label("The first row is a header").set_checked(header)
     page.get_by_label("Stop at the first invalid row").set_checked(strict)
+    page.get_by_role("checkbox", name="Dry run").set_checked(dry_run)
     page.get_by_role("button", name="Start upload").click()
     item = page.get_by_role("listitem").filter(has_text=name).first
     expect(item).to_be_visible()
@@ -159,3 +166,18 @@ def test_uploads_of_others_are_seen_and_older_ones_on_demand(
     # The two that stocked the campaign were uploads as well.
     expect(items).to_have_count(8)
     expect(items.nth(5)).to_be_focused()
+
+
+def test_a_dry_run_says_that_it_is_one(visit: Visit, world: World, campaign: str) -> None:
+    before = world.stored(campaign)
+    world.put(campaign, csv_of([*make_codes(7), *sorted(before)[:2]]), name="dry.csv")
+    page = visit.sign_in(campaign)
+    item = start(page, "dry.csv", code_type="tm", dry_run=True)
+    expect(item.locator(".badge")).to_have_text("succeeded", timeout=20_000)
+    expect(item).to_contain_text("Dry run, nothing is stored")
+    assert (fact(item, "New"), fact(item, "Known before")) == (7, 2)
+    expect(page.locator("#announcements")).to_contain_text("The dry run of dry.csv has succeeded: 9 codes")
+    assert world.stored(campaign) == before
+    item = start(page, "dry.csv", code_type="tm")
+    expect(item.locator(".badge")).to_have_text("succeeded", timeout=20_000)
+    expect(item).not_to_contain_text("Dry run")

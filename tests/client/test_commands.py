@@ -97,6 +97,22 @@ def test_from_the_file_to_the_last_code(run: Run, world: World, campaign: str, t
     assert run("count", campaign, "--type", "tm", "--status", "assigned").stdout == "assigned 3\n"
 
 
+def test_a_dry_run(run: Run, world: World, campaign: str) -> None:
+    codes = make_codes(12)
+    world.stock(campaign, codes[:5])
+    key = world.put(campaign, csv_of([*codes, codes[9]]))
+    told = run("upload", key, "--dry-run")
+    assert told.returncode == 0, told
+    assert told.stdout.startswith("dry run: nothing is stored\n13 codes in ")
+    assert "7 inserted, 6 updated, 0 invalid rows\n" in told.stdout
+    assert world.stored(campaign) == set(codes[:5])
+    lines = run("uploads", campaign).stdout.splitlines()
+    assert [line.endswith(", dry run") for line in lines] == [True, False]
+    every = json.loads(run("uploads", campaign, "--json").stdout)["uploads"]
+    assert [one.get("dryRun") for one in every] == [True, None]
+    assert every[0]["count"] == {"in": 13, "inserted": 7, "updated": 6}
+
+
 def test_fewer_codes_than_asked_for(run: Run, world: World, campaign: str) -> None:
     world.stock(campaign, make_codes(2))
     short = run("reserve", campaign, "--type", "tm", "--count", "5")

@@ -241,29 +241,43 @@ def test_ingest_of_what_is_not_csv(service: dict[str, str], tmp_path: Path) -> N
     assert "line 2" in told.stderr
 
 
+def test_ingest_as_a_dry_run(service: dict[str, str], tmp_path: Path) -> None:
+    for name, rows in (("a.csv", "AAA\nBBB\nAAA\n"), ("b.csv", "BBB\n\x01\n")):
+        (tmp_path / name).write_text(rows)
+
+    def dry_run(source: str, *options: str) -> subprocess.CompletedProcess[str]:
+        where = ("--campaign", "dry", "--type", "tm", "--dry-run")
+        return run("ingest", source, *where, *options, **service)
+
+    told = dry_run(str(tmp_path / "a.csv"))
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.startswith("dry run: nothing is stored\n3 codes in ")
+    assert "2 inserted, 1 updated, 0 invalid rows\n" in told.stdout
+    every = json.loads(dry_run(f"{tmp_path}/", "--json").stdout)
+    # Each file for itself: that both hold one code shows in neither.
+    assert (every["dryRun"], every["count"]) == (True, {"in": 4, "inserted": 3, "updated": 1})
+    strictly = dry_run(str(tmp_path / "b.csv"), "--strict", "--json")
+    assert strictly.returncode == 1
+    assert "would end at line 2" in strictly.stderr
+    report = json.loads(strictly.stdout)
+    assert (report["dryRun"], report["count"]) == (True, {"in": 1, "inserted": 1, "updated": 0})
+
+
 def test_ingest_of_compressed_files(service: dict[str, str], tmp_path: Path, s3: Any) -> None:
     packed = gzip.compress(b"C-1\nC-2\n")
-    (tmp_path / "x.csv.gz").write_bytes(packed)
-    (tmp_path / "y.csv.gz").write_bytes(packed[:-9])
-    (tmp_path / "x.gz").write_bytes(packed)
+    for name, data in (("x.csv.gz", packed), ("y.csv.gz", packed[:-9]), ("x.gz", packed)):
+        (tmp_path / name).write_bytes(data)
     s3.put_object(Bucket=service["CODESVC_S3_BUCKET"], Key="codes/gz/tm/x.csv.gz", Body=packed)
-
-    def ingest(name: str) -> subprocess.CompletedProcess[str]:
-        return run("ingest", str(tmp_path / name), "--campaign", "gz", "--type", "tm", "--json", **service)
-
-    assert json.loads(ingest("x.csv.gz").stdout)["count"] == {"in": 2, "inserted": 2, "updated": 0}
     by_key = run("ingest", "codes/gz/tm/x.csv.gz", "--json", **service)
-    assert json.loads(by_key.stdout)["count"] == {"in": 2, "inserted": 0, "updated": 2}
-    cut_off = ingest("y.csv.gz")
-    assert cut_off.returncode == 1
-    assert "the file ends in the middle of its compressed data" in cut_off.stderr
-    other = ingest("x.gz")
-    assert (other.returncode, other.stdout) == (2, "")
-    assert ".csv.gz" in other.stderr
+    assert json.loads(by_key.stdout)["count"] == {"in": 2, "inserted": 2, "updated": 0}
     every = run("ingest", f"{tmp_path}/", "--campaign", "gz", "--type", "tm", "--json", **service)
     told = json.loads(every.stdout)
     assert (every.returncode, told["files"]) == (1, {"listed": 3, "in": 3, "loaded": 1})
     assert told["count"] == {"in": 2, "inserted": 0, "updated": 2}
+    why = {Path(one["file"]).name: one["reason"] for one in told["failed"]["samples"]}
+    assert why.keys() == {"x.gz", "y.csv.gz"}
+    assert "is read if its name ends in .csv.gz" in why["x.gz"]
+    assert why["y.csv.gz"].endswith("the file ends in the middle of its compressed data")
 
 
 def test_ingest_from_s3(service: dict[str, str], s3: Any, mongo: MongoClient[dict[str, Any]]) -> None:
