@@ -6,10 +6,11 @@ from typing import Final
 
 # Section 12.4.2: at most three decimals.
 _weight = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?").fullmatch
-# A comma or a semicolon within quotes separates nothing.
-_QUOTED: Final = r'"(?:[^"\\]|\\.)*"'
-_element = re.compile(rf'(?:[^,"]|{_QUOTED}|")+').findall
-_part = re.compile(rf'(?:[^;"]|{_QUOTED}|")+').findall
+# A comma or a semicolon within quotes separates nothing. A quote that nobody closes goes to the end: were it looked at
+# as a mere character, each of thousands would be a search for its end.
+_QUOTED: Final = r'"(?:[^"\\]|\\.)*+"?'
+_element = re.compile(rf'(?:[^,"]|{_QUOTED})+').findall
+_part = re.compile(rf'(?:[^;"]|{_QUOTED})+').findall
 
 
 def preferred(headers: Iterable[str], offers: Sequence[str]) -> str | None:
