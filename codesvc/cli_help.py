@@ -197,7 +197,16 @@ the service's: interrupted by Ctrl-C, it goes on there (--cancel-on-interrupt en
 
 UPLOADS: Final = """\
 Lists the uploads of a campaign, the latest first; or shows one of them, follows it to
-its end, or cancels it.
+its end, cancels it, or takes it back: those of its codes that are still available are
+deleted, and the others stay.
+"""
+
+EXPORT: Final = """\
+Writes all codes of a campaign, by code, with their status, as CSV or as lines of JSON; a
+connection that breaks is made again. --output FILE is there under its name when it is
+whole, and is readable by its owner only. Codes are written as they are: a spreadsheet
+that is to open the file must take the column for text, or it may take a code that begins
+with =, +, - or @ for a formula.
 """
 
 COUNT: Final = """\

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from codesvc import cli_help
+from codesvc import cli_export, cli_help
 from codesvc.cli_output import EXIT_INTERRUPTED, EXIT_OK, complain, print_line, print_report, run
 from codesvc.errors import CodesvcError, SettingsError
 from codesvc.models import CodeType, Status, UploadReport
@@ -61,6 +61,9 @@ def add_commands(add: Add) -> None:
     what = uploads.add_mutually_exclusive_group()
     what.add_argument("--follow", action="store_true", help="show how far it is until it has ended")
     what.add_argument("--cancel", action="store_true", help="cancel it, if it is under way")
+    what.add_argument(
+        "--take-back", action="store_true", help="delete those of its codes that are still available"
+    )
 
     count = add("count", "count codes", cli_help.COUNT, cli_help.REMOTE, partial(_remote, _count))
     count.add_argument("campaign", metavar="CAMPAIGN")
@@ -83,6 +86,15 @@ def add_commands(add: Add) -> None:
         change.add_argument("--file", type=Path, metavar="FILE", help="a file of codes, one a line")
         change.add_argument("--reservation", metavar="ID", help="all that it still holds")
         every.append(change)
+    cli_export.add_arguments(
+        add(
+            "export",
+            "write all codes of a campaign",
+            cli_help.EXPORT,
+            cli_help.REMOTE,
+            partial(_remote, cli_export.export),
+        )
+    )
     for each in every:
         each.add_argument("--json", action="store_true", help="print JSON")
 
@@ -203,8 +215,8 @@ async def _interrupted(client: "Client", campaign: str, last: "Upload | None", *
 async def _uploads(client: "Client", options: argparse.Namespace) -> int:
     campaign, upload_id = options.campaign, options.upload_id
     if upload_id is None:
-        if options.follow or options.cancel:
-            raise SettingsError("UPLOAD_ID: is needed to follow or to cancel an upload")
+        if options.follow or options.cancel or options.take_back:
+            raise SettingsError("UPLOAD_ID: is needed to follow, to cancel or to take back an upload")
         every = await client.uploads(campaign, limit=options.limit)
         if options.json:
             print_line(json.dumps({"uploads": [_as_json(each) for each in every]}))
@@ -215,8 +227,11 @@ async def _uploads(client: "Client", options: argparse.Namespace) -> int:
     if options.follow:
         following = partial(client.follow, campaign, upload_id)
         return await _followed(client, campaign, following, as_json=options.json)
-    asked = client.cancel_upload if options.cancel else client.get_upload
-    upload = await asked(campaign, upload_id)
+    if options.take_back:
+        upload = await client.take_back(campaign, upload_id)
+    else:
+        asked = client.cancel_upload if options.cancel else client.get_upload
+        upload = await asked(campaign, upload_id)
     print_line(json.dumps(_as_json(upload)) if options.json else _one_line(upload))
     return EXIT_OK
 
@@ -347,6 +362,9 @@ def _as_json(upload: "Upload") -> dict[str, Any]:
         "error": None if problem is None else {"code": problem.code, "detail": problem.detail},
         "exact": upload.exact,
     }
+    taken = upload.taken_back
+    if taken is not None:
+        told["takenBack"] = {"count": taken.count, "at": taken.at.isoformat(), "done": taken.done}
     return told | {"dryRun": True} if upload.dry_run else told
 
 
@@ -356,4 +374,5 @@ def _one_line(upload: "Upload") -> str:
     counts = (
         f"{upload.counts.total:,} codes, {upload.invalid_count:,} invalid rows" + ", dry run" * upload.dry_run
     )
-    return f"{upload.upload_id}  {upload.state:<9}{started}  {upload.file_key}  {counts}{problem}"
+    taken = "" if upload.taken_back is None else f", {upload.taken_back.count:,} taken back"
+    return f"{upload.upload_id}  {upload.state:<9}{started}  {upload.file_key}  {counts}{taken}{problem}"

@@ -58,18 +58,22 @@ from codesvc.client.errors import (
     UploadCancelledError,
     UploadEndedError,
     UploadFailedError,
+    UploadUnderWayError,
 )
+from codesvc.client.exports import ExportForm
 from codesvc.client.replies import Change, Problem, Upload
 from codesvc.client.retries import RetryPolicy
 from codesvc.client.transport import TokenProvider
 from codesvc.models import (
     Code,
+    CodePage,
     CodeType,
     Counts,
     InvalidRow,
     Reservation,
     ReservedCode,
     Status,
+    TakenBack,
     UploadCounts,
     UploadState,
 )
@@ -80,11 +84,13 @@ __all__ = [
     "Change",
     "Client",
     "Code",
+    "CodePage",
     "CodeType",
     "CodesvcApiError",
     "CodesvcClientError",
     "ConflictError",
     "Counts",
+    "ExportForm",
     "InvalidRow",
     "NoReplyError",
     "NotCodesvcError",
@@ -97,6 +103,7 @@ __all__ = [
     "RetryPolicy",
     "ServerError",
     "Status",
+    "TakenBack",
     "TokenProvider",
     "TooManyRequestsError",
     "UnauthorizedError",
@@ -107,4 +114,5 @@ __all__ = [
     "UploadEndedError",
     "UploadFailedError",
     "UploadState",
+    "UploadUnderWayError",
 ]

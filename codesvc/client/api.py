@@ -1,19 +1,24 @@
 """The client: a method for each request of the API."""
 
 import itertools
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Final, Self
-from urllib.parse import quote
+from typing import Final, Self
 
 import aiohttp
 import orjson
 from yarl import URL
 
-from codesvc.client.errors import CodesvcClientError, UploadCancelledError, UploadFailedError
+from codesvc.client.calls import make_call as _call
+from codesvc.client.calls import path_of as _path
+from codesvc.client.errors import (
+    CodesvcClientError,
+    UploadCancelledError,
+    UploadFailedError,
+)
+from codesvc.client.listing import ListingCalls
 from codesvc.client.replies import (
     Change,
     Upload,
@@ -25,7 +30,7 @@ from codesvc.client.replies import (
     read_uploads,
 )
 from codesvc.client.retries import Kind, RetryPolicy
-from codesvc.client.transport import Call, TokenProvider, Transport, only_once, understood, watched_socket
+from codesvc.client.transport import TokenProvider, Transport, only_once, understood, watched_socket
 from codesvc.client.uploads import follow
 from codesvc.models import Code, CodeType, Counts, Reservation, Status, UploadState
 
@@ -37,7 +42,7 @@ _KEEP_ALIVE_SECONDS: Final = 15.0
 """Less than any server or load balancer keeps an idle connection: a request must not meet its end."""
 
 
-class Client:
+class Client(ListingCalls):
     """A connection to one codesvc; use it as an asynchronous context manager, and for as many calls as there are.
 
     Args:
@@ -216,7 +221,14 @@ class Client:
         if upload.state.ended:
             return upload
         call = _call(
-            "DELETE", campaign_id, "uploads", upload_id, kind=Kind.ONCE, correlation_id=correlation_id
+            "DELETE",
+            campaign_id,
+            "uploads",
+            upload_id,
+            kind=Kind.ONCE,
+            # It may end meanwhile.
+            query={"takeBack": "false"},
+            correlation_id=correlation_id,
         )
         return understood(read_upload, (await self._connected.send(call)).body)
 
@@ -401,25 +413,6 @@ class Client:
         if self._transport is None:
             raise RuntimeError("the client is not open: async with Client(…) as client")
         return self._transport
-
-
-def _call(
-    method: str,
-    campaign_id: str,
-    *parts: str,
-    kind: Kind,
-    correlation_id: str | None,
-    **members: Any,
-) -> Call:
-    if correlation_id is not None:
-        members["correlation_id"] = correlation_id
-    if method == "POST":
-        members["key"] = str(uuid.uuid4())
-    return Call(method, _path(campaign_id, *parts), kind, **members)
-
-
-def _path(campaign_id: str, *parts: str) -> str:
-    return "/v1/" + "/".join(quote(part, safe="") for part in (campaign_id, *parts))
 
 
 def _campaign_of(file_key: str) -> str:

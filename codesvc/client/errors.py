@@ -130,6 +130,17 @@ class UnavailableError(CodesvcApiError):
     """503: the service, or something that it depends on, cannot serve now."""
 
 
+class UploadUnderWayError(CodesvcClientError):
+    """An upload that is to be taken back has not ended."""
+
+    def __init__(self, upload: Upload) -> None:
+        super().__init__(upload)
+        self.upload = upload
+
+    def __str__(self) -> str:
+        return f"the upload {self.upload.upload_id} is under way: cancel it first"
+
+
 class UploadEndedError(CodesvcClientError):
     """An upload that was followed did not succeed. ``transient`` says whether to begin it anew may help; it is safe.
 

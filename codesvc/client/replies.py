@@ -7,12 +7,14 @@ from typing import Any
 
 from codesvc.models import (
     Code,
+    CodePage,
     CodeType,
     Counts,
     InvalidRow,
     Reservation,
     ReservedCode,
     Status,
+    TakenBack,
     UploadCounts,
     UploadState,
 )
@@ -52,6 +54,7 @@ class Upload:
     finished_at: datetime | None = None
     problem: Problem | None = None
     exact: bool = True
+    taken_back: TakenBack | None = None
     dry_run: bool = False
 
 
@@ -121,6 +124,11 @@ def read_code(body: Mapping[str, Any]) -> Code:
     )
 
 
+def read_codes(body: Mapping[str, Any]) -> CodePage:
+    """Read a page of codes."""
+    return CodePage(tuple([read_code(each) for each in body["codes"]]), body.get("next"))
+
+
 def read_uploads(body: Mapping[str, Any]) -> tuple[tuple[Upload, ...], str | None]:
     """Read a page of upload resources, and where the next begins."""
     return tuple(read_upload(each) for each in body["uploads"]), body.get("next")
@@ -149,6 +157,7 @@ def read_upload(body: Mapping[str, Any], *, exact: bool = True) -> Upload:
         finished_at=_instant(body.get("finishedAt")),
         problem=_problem(body.get("error")),
         exact=exact,
+        taken_back=_taken_back(body.get("takenBack")),
         dry_run=bool(body.get("dryRun")),
     )
 
@@ -156,6 +165,12 @@ def read_upload(body: Mapping[str, Any], *, exact: bool = True) -> Upload:
 def read_upload_counts(count: Mapping[str, Any]) -> UploadCounts:
     """Read the member ``count`` of an upload."""
     return UploadCounts(int(count.get("inserted") or 0), int(count.get("updated") or 0))
+
+
+def _taken_back(body: Mapping[str, Any] | None) -> TakenBack | None:
+    if body is None:
+        return None
+    return TakenBack(int(body["count"]), datetime.fromisoformat(body["at"]), bool(body["done"]))
 
 
 def _instant(text: str | None) -> datetime | None:

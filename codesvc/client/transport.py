@@ -48,6 +48,10 @@ _SILENCE_SECONDS: Final = 15.0
 """How long a stream of events, which has one a second, may be silent before it counts as broken."""
 
 
+_SEARCH_SECONDS: Final = 300.0
+"""How long an export may be silent: few of many millions of codes have to be looked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call: a request that may be sent several times.
@@ -58,7 +62,7 @@ class Call:
     method: str
     path: str = field(repr=False)  # a code may be in it
     kind: Kind
-    query: Mapping[str, str] | None = None
+    query: Mapping[str, str] | None = field(default=None, repr=False)
     body: object = field(default=None, repr=False)
     headers: Mapping[str, str] | None = None
     patient: bool = False
@@ -155,6 +159,25 @@ class Transport:
                 async for data in read_events(response.content.iter_any()):
                     yield data
         except (aiohttp.ClientError, OSError, TimeoutError, orjson.JSONDecodeError) as error:
+            raise self._told(error) from None
+
+    async def stream(self, call: Call, media_type: str) -> AsyncIterator[bytes]:
+        """Yield a body of ``media_type`` as it comes.
+
+        Raises:
+            CodesvcClientError: there was none, or it broke off; nothing is tried again.
+
+        """
+        token = await self._current_token()
+        timeout = ClientTimeout(total=None, sock_connect=self._timeout, sock_read=_SEARCH_SECONDS)
+        try:
+            async with self._request(call, token, timeout) as response:
+                if response.status != 200 or response.content_type != media_type:
+                    self._read(call, response, await response.read())
+                    raise NotCodesvcError(f"{self._where} does not send {media_type}")
+                async for piece in response.content.iter_any():
+                    yield piece
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise self._told(error) from None
 
     async def _try(self, call: Call, token: str | None, attempts: Attempts) -> Reply:

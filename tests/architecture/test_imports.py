@@ -41,6 +41,7 @@ ROOMS: dict[str, frozenset[str] | None] = {
     "cli": ALL,
     "cli_output": LEAVES,
     "cli_remote": ALL,
+    "cli_export": ALL,
     "cli_share": ALL,
     "__main__": ALL,
     "local": ALL,
