@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+import uuid
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -24,6 +25,14 @@ class Holding:
     reserve_id: str
     codes: list[str]
     safe_until: float
+    whole: bool = True
+    """Nothing has been given away or back of it yet; of that, perhaps nobody has told what came of it."""
+
+    def body(self, codes: list[str], chance: random.Random) -> dict[str, Any]:
+        """Name the codes, or the reservation where it is all that it still holds."""
+        if self.whole and len(codes) == len(self.codes) and chance.random() < 0.4:
+            return {"reserveId": self.reserve_id}
+        return {"codes": codes}
 
 
 class Caller:
@@ -58,19 +67,37 @@ class Caller:
         count = self._chance.randint(1, 20)
         if self._chance.random() < 0.04:
             count = self._chance.randint(21, campaign.largest)
+        least = self._chance.choice([0, 0, 0, count, max(1, count // 2)])
         asked = self._ledger.reserve_sent(campaign.name, code_type, count, time.monotonic())
-        told = await self._client.ask(Kind.RESERVE, f"{campaign.name}/reserve?count={count}&type={code_type}")
+        told = await self._ask_for(f"{campaign.name}/reserve?count={count}&type={code_type}", least)
+        if told.refused == "notEnoughCodes":
+            self._ledger.refused(asked, least, moving=campaign.moving)
+            return
         if told.body is None:
             self._ledger.reserve_unknown(asked)
             return
+        if len(told.body["codes"]) < least:
+            self._ledger.fault(Fault.MISFIT, f"fewer than {least}: {told.body}")
         reserve_id, items = told.body["reserveId"], told.body["codes"]
         self._check_reservation(told.body, count, code_type)
         dates = {one["code"]: datetime.fromisoformat(one["date"]["reserved"]) for one in items}
         self._ledger.reserved(asked, reserve_id, dates, told.ended, moving=campaign.moving)
         if dates:
             # What takes until the end of the hold might meet the codes in another's hands.
-            safe_until = told.sent + self._ledger.ttl.total_seconds() - SLOW_SECONDS - self._still
+            safe_until = asked.at + self._ledger.ttl.total_seconds() - SLOW_SECONDS - self._still
             self._holdings.append(Holding(campaign, code_type, reserve_id, list(dates), safe_until))
+
+    async def _ask_for(self, path: str, least: int) -> Told:
+        """Ask for codes; half of the callers under a key, and again while nobody tells what came of it."""
+        path += f"&min={least}" if least else ""
+        if self._chance.random() < 0.5:
+            return await self._client.ask(Kind.RESERVE, path)
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        until = time.monotonic() + SLOW_SECONDS / 2
+        while True:
+            told = await self._client.ask(Kind.RESERVE, path, headers=headers)
+            if told.body is not None or told.refused == "notEnoughCodes" or time.monotonic() > until:
+                return told
 
     def _check_reservation(self, body: Any, count: int, code_type: str) -> None:
         codes = [one["code"] for one in body["codes"]]
@@ -93,7 +120,7 @@ class Caller:
         some = self._chance.randint(1, len(holding.codes)) if chance < 0.2 else len(holding.codes)
         codes = holding.codes[:some]
         if some < len(holding.codes):
-            self._holdings.append(replace(holding, codes=holding.codes[some:]))
+            self._holdings.append(replace(holding, codes=holding.codes[some:], whole=False))
         if self._chance.random() < holding.campaign.assigned:
             await self._assign(holding, codes)
         else:
@@ -102,14 +129,15 @@ class Caller:
     async def _assign(self, holding: Holding, codes: list[str]) -> None:
         """Assign, and send it again while it is unknown whether it was done."""
         holds = [self._ledger.hold(holding.campaign.name, code, holding.reserve_id) for code in codes]
-        first = True
+        first, body = True, holding.body(codes, self._chance)
         while time.monotonic() < holding.safe_until:
             if first:
                 for hold in holds:
                     hold.assign_sent = time.monotonic()
-            told = await self._client.ask(Kind.ASSIGN, f"{holding.campaign.name}/assign", {"codes": codes})
+            told = await self._client.ask(Kind.ASSIGN, f"{holding.campaign.name}/assign", body)
             if told.body is not None:
-                self._check_change(told, len(codes), least=len(codes) if first else 0)
+                if first or "codes" in body:
+                    self._check_change(told, len(codes), least=len(codes) if first else 0)
                 self._ledger.assigned[holding.campaign.name] += len(codes)
                 for hold in holds:
                     hold.assigned = told.ended
@@ -124,7 +152,7 @@ class Caller:
         holds = [self._ledger.hold(name, code, holding.reserve_id) for code in codes]
         for hold in holds:
             hold.release_sent = time.monotonic()
-        told = await self._client.ask(Kind.RELEASE, f"{name}/release", {"codes": codes})
+        told = await self._client.ask(Kind.RELEASE, f"{name}/release", holding.body(codes, self._chance))
         if told.body is not None:
             self._check_change(told, len(codes), least=len(codes))
             self._ledger.released(name, holding.code_type, len(codes))

@@ -5,7 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -39,7 +39,8 @@ class Told:
     body: Any
     sent: float
     ended: float
-    headers: Mapping[str, str] = field(default_factory=dict)
+    refused: str | None = None
+    """The problem's code, where it was told that nothing has been done: there was not enough."""
 
 
 class Client:
@@ -63,10 +64,9 @@ class Client:
         method = "GET" if kind in {Kind.COUNT, Kind.LOOK} else "POST"
         still = self._fleet.stood_still()
         sent = time.monotonic()
-        outcome, told, received = "lost", None, {}
+        outcome, told = "lost", None
         try:
             async with self._session.request(method, url, json=body, headers=headers) as response:
-                received = dict(response.headers)
                 told = await response.json(content_type=None)
                 outcome = "200" if response.status == 202 else str(response.status)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
@@ -75,14 +75,16 @@ class Client:
         self.outcomes[kind, outcome] += 1
         seconds = ended - sent - (self._fleet.stood_still() - still)
         self.slowest = max(self.slowest, seconds)
-        if outcome not in {"200", "503", "lost"}:
+        refused = told.get("code") if outcome == "409" and isinstance(told, dict) else None
+        # What came under a key may come again while the first is still under way, or its process has just died.
+        if outcome not in {"200", "503", "lost"} and refused not in {"notEnoughCodes", "idempotencyKeyInUse"}:
             self._ledger.fault(Fault.STATUS, f"{kind}: {outcome} {told}")
         if seconds > SLOW_SECONDS:
             self._ledger.fault(Fault.SLOW, f"{kind}: {outcome} after {seconds:.1f} s")
-        if outcome != "200":
+        if outcome != "200" and refused != "notEnoughCodes":
             # What Retry-After asks for, shortened: the sooner they come again, the more they disturb.
             await asyncio.sleep(self._chance.uniform(0.1, 1.0))
-        return Told(told if outcome == "200" else None, sent, ended, received)
+        return Told(told if outcome == "200" else None, sent, ended, refused)
 
 
 def session(token: str) -> aiohttp.ClientSession:

@@ -131,6 +131,16 @@ class Ledger:
         stock.out += count
         return Asked(campaign, code_type, count, at, least)
 
+    def refused(self, asked: Asked, minimum: int, *, moving: bool) -> None:
+        """Take in that there were fewer codes than the least that was asked for, and that nothing is held."""
+        stock = self.stock(asked.campaign, asked.code_type)
+        if minimum <= asked.least_available - (stock.out - asked.count) and not moving:
+            self.fault(
+                Fault.SHORT, f"{asked.campaign}/{asked.code_type}: refused {minimum}, though there were more"
+            )
+        self.short += 1
+        stock.out -= asked.count
+
     def reserve_unknown(self, asked: Asked) -> None:
         self.unknown_reserves[asked.campaign] += asked.count
 

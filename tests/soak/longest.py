@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ _NEW = 12_000
 _KNOWN = 4_000
 _TWICE = 300
 _LOOK_SECONDS = 0.5
+_UNAVAILABLE = frozenset({"databaseUnavailable", "storageUnavailable"})
+_WITH_ITS_PROCESS = frozenset({"interrupted", "draining"})
 # A lease, a failover in the middle of it, and the rest of the file on a busy machine; several deaths in a row.
 _PATIENCE = 300.0
 
@@ -39,8 +42,9 @@ class LongUploads:
         self._ledger = ledger
         self._chance = chance
         self._fleet = fleet
+        self._trying_again = False
         # As long as no record says which owner it has had, an upload ends with its process.
-        self._ends_with_process = frozenset({"interrupted", "draining"})
+        self._ends = _UNAVAILABLE | _WITH_ITS_PROCESS
 
     async def run(self, going: Going) -> None:
         number = 0
@@ -58,39 +62,39 @@ class LongUploads:
     async def _upload(self, campaign: str, name: str, codes: list[str], known: set[str]) -> bool:
         """Upload a file, and compare what the resource and the documents say in the end; tell whether it went well."""
         key = f"codes/{campaign}/tm/{name}.csv"
-        new = len(set(codes) - known)
         lines = [*codes, *codes[:_TWICE]]
         await asyncio.to_thread(self._fleet.put, key, csv_of(f"{code},{'.' * 40}" for code in lines))
-        upload_id = await self._begin(campaign, key)
-        upload = await self._follow(campaign, upload_id)
-        if upload is not None and (upload["error"] or {}).get("code") in self._ends_with_process:
-            return False
+        while True:
+            before = known if not self._trying_again else await self._look(campaign)
+            upload = await self._follow(campaign, await self._begin(campaign, key))
+            if upload is not None and (upload["error"] or {}).get("code") in self._ends:
+                # Allowed, if MongoDB was away for long; then the second try has to be exact.
+                self._trying_again = True
+                continue
+            break
+        self._trying_again = False
         if upload is None or upload["state"] != "succeeded":
             self._ledger.fault(Fault.UPLOAD_LOST, f"{key}: {upload}")
             return False
-        expected = {"in": len(lines), "inserted": new, "updated": len(lines) - new}
+        missing = len(set(codes) - before)
+        expected = {"in": len(lines), "inserted": missing, "updated": len(lines) - missing}
         if upload["count"] != expected:
-            self._ledger.fault(Fault.UPLOAD_WRONG, f"{key}: {upload['count']}, not {expected}")
-        stored = await asyncio.to_thread(patiently, lambda: self._stored(campaign))
+            self._ledger.fault(Fault.UPLOAD_WRONG, f"{key}: {upload}, not {expected}")
+        stored = await self._look(campaign)
         if stored != known | set(codes):
             self._ledger.fault(
-                Fault.UPLOAD_WRONG, f"{key}: {len(stored)} codes are stored, not {len(known) + new}"
+                Fault.UPLOAD_WRONG, f"{key}: {len(stored)} codes are stored, not {len(known | set(codes))}"
             )
         self.ended += 1
         return True
 
     async def _begin(self, campaign: str, key: str) -> str:
-        """Begin it; look whether it has begun after all where nobody told."""
+        """Begin it, under a key until somebody tells that it has begun: it must not begin twice."""
+        headers = {"Prefer": "respond-async", "Idempotency-Key": uuid.uuid4().hex}
         while True:
-            told = await self._client.ask(
-                Kind.UPLOAD, f"{campaign}/codes", {"fileKey": key}, {"Prefer": "respond-async"}
-            )
+            told = await self._client.ask(Kind.UPLOAD, f"{campaign}/codes", {"fileKey": key}, headers)
             if told.body is not None:
                 return str(told.body["uploadId"])
-            looked = await self._client.ask(Kind.LOOK, f"{campaign}/uploads")
-            begun = [one for one in (looked.body or {"uploads": []})["uploads"] if one["fileKey"] == key]
-            if begun:
-                return str(begun[0]["uploadId"])
 
     async def _follow(self, campaign: str, upload_id: str) -> Any:
         """Return the resource once it has ended, or None if it has not in a long time; it goes on after the callers."""
@@ -102,11 +106,14 @@ class LongUploads:
                     patiently, lambda: self._fleet.uploads.find_one({"_id": upload_id})
                 )
                 if record is not None and "generation" in record:
-                    self._ends_with_process = frozenset()
+                    self._ends -= _WITH_ITS_PROCESS
                     self.taken_over += record["generation"] - 1
                 return told.body
             await asyncio.sleep(_LOOK_SECONDS)
         return None
+
+    async def _look(self, campaign: str) -> set[str]:
+        return await asyncio.to_thread(patiently, lambda: self._stored(campaign))
 
     def _stored(self, campaign: str) -> set[str]:
         found = self._fleet.documents.find({"_id.campaign_id": campaign}, {"_id.code": 1})
