@@ -52,7 +52,7 @@ class LongUploads:
             campaign = f"long-{number}"
             number += 1
             codes = make_codes(_NEW)
-            if await self._upload(campaign, "first", codes, set()):
+            if await self._upload(campaign, "first", codes, set()) and going():
                 known = set(codes)
                 more = [*make_codes(_NEW - _KNOWN), *self._chance.sample(codes, _KNOWN)]
                 self._chance.shuffle(more)

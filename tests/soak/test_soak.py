@@ -9,5 +9,5 @@ from .run import Options, soak
 
 @pytest.mark.timeout(240)
 def test_nothing_that_was_acknowledged_is_lost_or_lent_twice(tmp_path: Path) -> None:
-    verdict = soak(tmp_path, Options(seconds=22))
+    verdict = soak(tmp_path, Options(seconds=22, services=2))
     assert not verdict.failed, f"{verdict.samples}\n{verdict.table()}"
