@@ -120,6 +120,20 @@ def test_every_invalid_row_is_downloaded(visit: Visit, world: World, campaign: s
     expect(download).to_be_enabled()
 
 
+def test_take_back(visit: Visit, world: World, campaign: str) -> None:
+    before = world.stored(campaign)
+    codes = make_codes(20)
+    world.put(campaign, csv_of([*codes, *before]), name="wrong file.csv")
+    page = visit.sign_in(campaign)
+    item = start(page, "wrong file.csv", code_type="tm")
+    button = item.get_by_role("button", name="Take back the upload")
+    expect(item.locator(".badge")).to_have_text("succeeded", timeout=20_000)
+    button.click()
+    page.get_by_role("dialog").get_by_role("button", name="Take the upload back").click()
+    expect(item.locator("[data-fact='Taken back']")).to_have_text("20", timeout=20_000)
+    assert world.stored(campaign) == before
+
+
 def test_cancel(visit: Visit, world: World, campaign: str, file: str, halfway: Proxy) -> None:
     page = visit.sign_in(campaign)
     item = start(page, file, header=True)

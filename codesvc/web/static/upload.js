@@ -22,8 +22,8 @@ export class UploadView {
   #invalid = new InvalidRows();
   #upload;
 
-  /** ``cancel`` and ``download`` are called with the view; what goes wrong is told at its ``told``. */
-  constructor(upload, { cancel, download }) {
+  /** ``cancel``, ``download`` and ``takeBack`` are called with the view; what goes wrong is told at its ``told``. */
+  constructor(upload, { cancel, download, takeBack }) {
     const name = fileName(upload);
     const title = `upload-${upload.uploadId}`;
     this.told = element("div", { role: "alert" });
@@ -39,7 +39,10 @@ export class UploadView {
     this.download = button(
       "Download all invalid rows", () => download(this),
       { class: "small", "aria-label": `Download all invalid rows of ${name}`, "data-action": "invalid" });
-    this.actions = element("div", { class: "row" }, this.download, this.cancel);
+    this.takeBack = button(
+      "Take back", () => takeBack(this),
+      { class: "small", "aria-label": `Take back the ${kind(upload)} ${name}`, "data-action": "take-back" });
+    this.actions = element("div", { class: "row" }, this.download, this.takeBack, this.cancel);
     this.node = element(
       "li", { class: "panel stack upload", tabindex: "-1", "data-upload": upload.uploadId },
       element("div", { class: "upload-head" }, element("h4", { id: title }, name), this.#badge, this.#about),
@@ -70,6 +73,7 @@ export class UploadView {
     this.#fact("New", upload.count.inserted);
     this.#fact("Known before", upload.count.updated);
     this.#fact("Invalid rows", upload.invalid?.count ?? 0);
+    if (upload.takenBack) this.#fact("Taken back", upload.takenBack.count);
     if (upload.error) tellError(this.#error, asError(upload.error));
     else tell(this.#error);
     this.#invalid.update(upload.invalid);
@@ -78,7 +82,8 @@ export class UploadView {
     this.cancel.hidden = !active;
     // Only when it has ended are all of them stored.
     this.download.hidden = active || !upload.invalid?.count;
-    this.actions.hidden = this.cancel.hidden && this.download.hidden;
+    this.takeBack.hidden = active || upload.dryRun === true || !upload.count.inserted;
+    this.actions.hidden = this.cancel.hidden && this.download.hidden && this.takeBack.hidden;
   }
 
   #fact(name, value) {

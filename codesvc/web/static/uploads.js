@@ -117,6 +117,7 @@ export class Uploads {
       view = new UploadView(upload, {
         cancel: (each) => this.#cancel(each),
         download: (each) => this.#download(each),
+        takeBack: (each) => this.#takeBack(each),
       });
       this.#views.set(upload.uploadId, view);
       if (first) byId("uploads").prepend(view.node);
@@ -195,10 +196,27 @@ export class Uploads {
     if (!(await confirmed(cancelQuestion(upload)))) return;
     tell(view.told);
     try {
-      this.#show((await this.#api.call("DELETE", path)).data);
+      // It may end by itself meanwhile: then its codes stay.
+      this.#show((await this.#api.call("DELETE", path, { query: { takeBack: "false" } })).data);
     } catch (error) {
       tellError(view.told, error);
     }
+  }
+
+  async #takeBack(view) {
+    const { upload, told } = view;
+    const path = Api.path(this.#campaign, "uploads", upload.uploadId);
+    if (!(await confirmed(takeBackQuestion(upload)))) return;
+    await attempt(view.takeBack, told, async () => {
+      let now;
+      // The service waits for a while itself, and goes on with it meanwhile.
+      do {
+        now = (await this.#api.call("DELETE", path, { query: { takeBack: "true" } })).data;
+        this.#show(now);
+      } while (now.takenBack && !now.takenBack.done);
+      announce(`Of ${fileName(now)}, ${plural(now.takenBack?.count ?? 0, "code")} taken back.`);
+      this.#finished();
+    });
   }
 
   async #download(view) {
@@ -215,6 +233,13 @@ const cancelQuestion = (upload) => ({
   title: "Cancel this upload?",
   text: `${fileName(upload)}: the codes that are stored by then stay. Sending the upload again later is safe.`,
   yes: "Cancel the upload",
+});
+
+const takeBackQuestion = (upload) => ({
+  title: "Take this upload back?",
+  text: `${fileName(upload)}: the codes that it added and that are available now are deleted. Codes that are reserved, `
+    + "assigned, or were there before it stay.",
+  yes: "Take the upload back",
 });
 
 /** Name the list of a file's invalid rows after that file. */
