@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from codesvc.errors import NotFoundError
-from codesvc.inventory import Inventory, utc_now
+from codesvc.inventory import Inventory, Listing, utc_now
 from codesvc.models import ChangeCounts, Code, CodeType, Counts, Reservation, ReservedCode, Status
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123_000, tzinfo=UTC)
@@ -35,6 +35,9 @@ class Shelf:
     async def find(self, **arguments: Any) -> Code | None:
         self.asked.append(("find", arguments))
         return self.found
+
+    def listing(self, **arguments: Any) -> Listing:
+        raise NotImplementedError
 
     async def reserve(self, **arguments: Any) -> list[ReservedCode]:
         self.asked.append(("reserve", arguments))

@@ -24,7 +24,7 @@ class TracedUploads(MemoryUploads):
 
     telemetry: Telemetry
 
-    async def run(self, order: UploadOrder) -> UploadReport:
+    async def run(self, order: UploadOrder, *, upload_id: str | None = None) -> UploadReport:  # noqa: ARG002
         queue: asyncio.Queue[int] = asyncio.Queue()
         with self.telemetry.upload(campaign_id=order.campaign_id, code_type=order.code_type.value) as upload:
 
