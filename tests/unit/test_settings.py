@@ -134,6 +134,7 @@ def test_every_variable_is_read(environment: Set) -> None:
         "max_uploads": 4,
         "max_queued_uploads": 0,
         "upload_ttl": 3600,
+        "idempotency_ttl": 90,
         "reservation_ttl": 60,
         "max_reserve": 20,
         "max_codes_per_request": 30,

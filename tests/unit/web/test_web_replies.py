@@ -23,6 +23,7 @@ async def test_upload_reports_counts(client: Client, service: Service) -> None:
             "file_key": "codes/12345/tm/batch-001.csv",
             "header": False,
             "strict": False,
+            "dry_run": False,
         }
     ]
 
