@@ -137,13 +137,21 @@ def everything(guarded: Guarded) -> list[Reply]:
     replies.extend(service.get(f"{upload}{part}") for part in ("/events", "", "/invalid"))
     replies.append(service.get(f"/v1/{campaign}/uploads"))
     replies.append(service.request("DELETE", f"{upload}?takeBack=true"))
+    assert service.count(campaign)["available"] == 0, "nothing was taken back"
+    world.stock(campaign, make_codes(20))
+    # A key of something that failed is free again.
+    missing = {"fileKey": f"codes/{campaign}/tm/missing.csv"}
+    failed = service.post(f"/v1/{campaign}/codes", missing, headers={"Idempotency-Key": uuid.uuid4().hex})
+    assert failed.status == 404
     keyed = {"Idempotency-Key": uuid.uuid4().hex}
     replies.extend(service.get(f"/v1/{campaign}/reserve?count=2&type=tm", headers=keyed) for _ in range(2))
     replies.extend(service.get(f"/v1/{campaign}/{path}") for path in ("codes?limit=3", "codes/count?type=tm"))
     replies.append(service.get(f"/v1/{campaign}/codes", headers={"Accept": "text/csv"}))
-    reserved = service.reserve(campaign, 3)["reserveId"]
-    replies.append(service.get(f"/v1/{campaign}/reservations/{reserved}"))
-    replies.append(service.post(f"/v1/{campaign}/assign", {"reserveId": reserved}))
+    for action in ("release", "assign"):
+        reserved = service.reserve(campaign, 3)["reserveId"]
+        replies.append(service.get(f"/v1/{campaign}/reservations/{reserved}"))
+        replies.append(service.post(f"/v1/{campaign}/{action}", {"reserveId": reserved}))
+        assert replies[-1].json() == {"count": {"in": 3, "updated": 3}}
     return replies
 
 
