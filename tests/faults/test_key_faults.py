@@ -146,9 +146,8 @@ def test_killed_while_it_holds_codes(
         ("idempotency_keys", "findAndModify"),
         ("codes", "find"),
         ("codes", "update"),
-        ("idempotency_keys", "update"),
     ],
-    ids=["while it claims", "while it looks for codes", "while it holds them", "while it keeps the reply"],
+    ids=["while it claims", "while it looks for codes", "while it holds them"],
 )
 def test_stopped_at_every_step_and_back_when_another_has_answered(
     world: World,
