@@ -8,6 +8,9 @@ from typing import Final
 MAX_CODE_BYTES: Final = 256
 """The longest code, in bytes of UTF-8."""
 
+MAX_SAMPLES: Final = 100
+"""Invalid rows of an upload that are told one by one."""
+
 
 class CodeType(StrEnum):
     """What kind of promotional code it is."""
@@ -184,14 +187,50 @@ class SourceFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A place in an upload's file before which all is done: the codes are confirmed, the invalid rows are kept.
+
+    By default, the beginning of the file.
+
+    Attributes:
+        offset: of the next record, in bytes of what is parsed: if the file is compressed, of what it holds.
+        line: of the next record.
+        after_cr: whether a LF there belongs to the CR before it.
+        counts: of the codes before it.
+        invalid_count, invalid_samples: of the rows before it.
+        pieces: into how many pieces those rows were put.
+
+    """
+
+    offset: int = 0
+    line: int = 1
+    after_cr: bool = False
+    counts: UploadCounts = UploadCounts()
+    invalid_count: int = 0
+    invalid_samples: tuple[InvalidRow, ...] = ()
+    pieces: int = 0
+
+    @property
+    def place(self) -> tuple[int, int, bool] | None:
+        """Where an extractor starts; None for the beginning, where there may be a byte order mark or a header."""
+        return (self.offset, self.line, self.after_cr) if self.offset else None
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an upload has come: bytes parsed out of those the source holds, the codes stored, the invalid rows."""
+    """How far an upload has come: bytes parsed out of those the source holds, the codes stored, the invalid rows.
+
+    ``pieces`` is into how many pieces the invalid rows were put that are kept; ``checkpoint`` where another process can
+    go on.
+    """
 
     bytes_done: int
     bytes_total: int
     counts: UploadCounts
     invalid_count: int = 0
     invalid_samples: tuple[InvalidRow, ...] = ()
+    pieces: int = 0
+    checkpoint: Checkpoint = Checkpoint()
 
 
 class UploadState(StrEnum):

@@ -9,14 +9,13 @@ begin.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
-from codesvc._fastcsv import Batch, Extractor
+from codesvc._fastcsv import Extractor
 from codesvc.errors import (
     CodesvcError,
     CorruptFileError,
@@ -26,18 +25,20 @@ from codesvc.errors import (
     SourceDamagedError,
     UploadRejectedError,
 )
+from codesvc.ingest.flight import BatchWriter, Flight, Invalid, KeepInvalid, Meter, UploadTelemetry
 from codesvc.ingest.outcomes import outcome_told
-from codesvc.models import CodeType, InvalidRow, Progress, UploadCounts, UploadReport
+from codesvc.models import (
+    MAX_SAMPLES,
+    Checkpoint,
+    CodeType,
+    InvalidRow,
+    Progress,
+    UploadReport,
+)
 
 _DRAINING: Final = "The process is going away before the upload is done."
 
-MAX_SAMPLES: Final = 100
-"""Invalid rows that are told one by one."""
-
-Begin = Callable[[int], Awaitable[datetime]]
-KeepInvalid = Callable[[bytes], Awaitable[None]]
-
-_INVALID_BYTES: Final = 1 << 20
+Begin = Callable[[int, str | None], Awaitable[datetime]]
 
 
 class Stream(Protocol):
@@ -72,17 +73,6 @@ class Source(Protocol):
         """
 
 
-class BatchWriter(Protocol):
-    """Writes the batches of one upload, several at once."""
-
-    @property
-    def sorts(self) -> bool:
-        """Whether codes shall come sorted, and none twice in a run, rather than in the file's order."""
-
-    async def write(self, batch: Batch) -> UploadCounts:
-        """Store a batch and tell how many of its codes were new."""
-
-
 class Store(Protocol):
     """Where codes go."""
 
@@ -91,35 +81,6 @@ class Store(Protocol):
 
     async def batch_limits(self) -> tuple[int, int]:
         """Tell how many codes, and how many bytes, one write may hold."""
-
-
-class Told(Protocol):
-    """Takes what became of a batch."""
-
-    def tell(self, **attributes: str | int) -> None:
-        """Tell it."""
-
-
-class UploadTelemetry(Protocol):
-    """What is told of one upload."""
-
-    def read(self, size: int) -> None:
-        """Count bytes that were read."""
-
-    def batch(self, codes: int) -> AbstractContextManager[Told]:
-        """Time the write of a batch."""
-
-    def waiting(self, batches: int) -> None:
-        """Tell how many batches are ready, and wait to be written."""
-
-    def stored(self, *, inserted: int, updated: int) -> None:
-        """Count codes that were stored."""
-
-    def invalid(self, count: int) -> None:
-        """Count rows that were not."""
-
-    def ended(self, outcome: str) -> None:
-        """Tell how it ended."""
 
 
 class Telemetry(Protocol):
@@ -223,14 +184,20 @@ class Uploads:
         begin: Begin | None = None,
         halt: Halt | None = None,
         keep_invalid: KeepInvalid | None = None,
+        checkpoint: Checkpoint | None = None,
+        etag: str | None = None,
     ) -> UploadReport:
         """Load a file's codes into a campaign.
 
         The file is read from ``source`` (by default, the one that ``file_key`` is a key of). ``progress`` is called
-        after each batch, and at the end. ``begin`` is called with the file's size once that is open, before anything is
-        written, and tells the instant at which all new codes are saved; what it raises ends the upload. ``halt`` ends
-        it from outside, with an error of its own. ``keep_invalid`` is handed every invalid row, as lines of CSV, some
-        10,000 to 30,000 at a time.
+        after each batch, and at the end. ``begin`` is called with the file's size and ETag once that is open, before
+        anything is written, and tells the instant at which all new codes are saved; what it raises ends the upload.
+        ``halt`` ends it from outside, with an error of its own. ``keep_invalid`` is handed the invalid rows before each
+        checkpoint, as lines of CSV, up to 30,000 at a time, with a number that counts on.
+
+        ``checkpoint`` is what an earlier ``progress`` told of the same upload, whose file had this ``etag``: it goes on
+        there, and the report is of both together. What the earlier one wrote after the checkpoint is counted as
+        updated.
 
         Raises:
             SourceNotFoundError, SourceChangedError, StorageUnavailableError: see the source.
@@ -241,14 +208,18 @@ class Uploads:
             DrainingError: the process is going away; likewise.
 
         """
+        checkpoint = checkpoint or Checkpoint()
         source = source or self._source
         if source is None:
             raise RuntimeError("there is no source to read from")
         upload = self._telemetry.upload(campaign_id=campaign_id, code_type=code_type.value)
         with upload as told, outcome_told(told):
             halt = halt or Halt()
-            async with self._until_drained(halt), source.open(file_key) as stream:
-                saved = self._clock() if begin is None else await begin(stream.size)
+            async with (
+                self._until_drained(halt),
+                source.open(file_key, start=checkpoint.offset, etag=etag) as stream,
+            ):
+                saved = self._clock() if begin is None else await begin(stream.size, stream.etag)
                 max_codes, max_bytes = await self._store.batch_limits()
                 writer = await self._store.writer(campaign_id=campaign_id, code_type=code_type, saved=saved)
                 batch_size = min(self._options.batch_size, max_codes)
@@ -263,13 +234,14 @@ class Uploads:
                     max_batch_codes=batch_size,
                     max_batch_bytes=max_bytes,
                     max_row_bytes=self._options.max_row_bytes,
-                    max_samples=MAX_SAMPLES,
+                    max_samples=MAX_SAMPLES - len(checkpoint.invalid_samples),
                     all_invalid=keep_invalid is not None,
                     sort=sort_codes if writer.sorts else 0,
+                    start=checkpoint.place,
                 )
-                meter = _Meter(stream, extractor, told, progress)
-                flight = _Flight(writer, told, meter, self._options.write_concurrency, self._gate)
-                invalid = _Invalid(extractor, keep_invalid)
+                meter = Meter(stream, extractor, told, progress, checkpoint)
+                invalid = Invalid(extractor, keep_invalid, checkpoint)
+                flight = Flight(writer, told, meter, invalid, self._options.write_concurrency, self._gate)
                 damage: SourceDamagedError | None = None
                 try:
                     damage = await self._pump(stream, extractor, flight, meter, invalid, batch_size)
@@ -278,10 +250,10 @@ class Uploads:
                     halt.no_more()
                     await flight.land()
                     if not flight.failed:
-                        await invalid.hand_on()
+                        await flight.settle(at_end=True)
                     told.invalid(extractor.invalid_count)
             flight.raise_failure()
-            return _report(extractor, flight.counts, damage)
+            return _report(extractor, meter.progress, damage)
 
     @asynccontextmanager
     async def _until_drained(self, halt: Halt) -> AsyncIterator[None]:
@@ -299,9 +271,9 @@ class Uploads:
         self,
         stream: Stream,
         extractor: Extractor,
-        flight: "_Flight",
-        meter: "_Meter",
-        invalid: "_Invalid",
+        flight: Flight,
+        meter: Meter,
+        invalid: Invalid,
         batch_size: int,
     ) -> SourceDamagedError | None:
         damage: SourceDamagedError | None = None
@@ -312,11 +284,15 @@ class Uploads:
                 batches = await asyncio.to_thread(extractor.feed, chunk)
                 meter.parsed()
                 await invalid.take()
-                if not batches and flight.hungry and extractor.pending >= batch_size:
+                if not batches and ((flight.hungry and extractor.pending >= batch_size) or invalid.full):
                     batches = await asyncio.to_thread(extractor.flush)
                 await flight.send(batches)
                 if extractor.failure is not None:
                     break
+                flight.mark(extractor.point)
+                if invalid.full:
+                    await flight.landed()
+                await flight.settle()
         except SourceDamagedError as error:
             damage = error
         # Where it broke off, it broke off in the middle of a record: half a code must not pass for a whole one.
@@ -328,175 +304,12 @@ class Uploads:
         return damage
 
 
-class _Flight:
-    """The writes under way, at most so many, and the batches that wait for them; the first failure is kept."""
-
-    def __init__(
-        self,
-        writer: BatchWriter,
-        told: UploadTelemetry,
-        meter: "_Meter",
-        concurrency: int,
-        gate: asyncio.Semaphore,
-    ) -> None:
-        self._writer = writer
-        self._told = told
-        self._meter = meter
-        self._concurrency = concurrency
-        self._gate = gate
-        self._waiting: deque[Batch] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._moved = asyncio.Event()
-        self._failure: BaseException | None = None
-        self.counts = UploadCounts()
-
-    @property
-    def failed(self) -> bool:
-        """Whether a write has failed."""
-        return self._failure is not None
-
-    @property
-    def hungry(self) -> bool:
-        """Whether one more batch would be written at once."""
-        return not self._waiting and len(self._tasks) < self._concurrency
-
-    async def send(self, batches: Sequence[Batch]) -> None:
-        """Take batches over as soon as none waits from before; raises what an earlier write raised."""
-        if batches:
-            await self.emptied()
-            earlier = set(self._tasks)
-            self._waiting.extend(batches)
-            self._start()
-            # While there is work enough: the memory of the run before, for the next one to be read to.
-            if earlier and len(self._waiting) > self._concurrency:
-                await asyncio.wait(earlier)
-
-    async def emptied(self) -> None:
-        """Wait until no batch waits; raises what a write raised."""
-        while self._waiting and self._failure is None:
-            self._moved.clear()
-            await self._moved.wait()
-        self.raise_failure()
-
-    async def land(self) -> None:
-        """Start no more writes and wait for those under way. None is cancelled: the server would carry it out."""
-        self._waiting.clear()
-        self._told.waiting(0)
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        self._meter.tell(self.counts)
-
-    def raise_failure(self) -> None:
-        """Raise what a write raised, if any did."""
-        if self._failure is not None:
-            raise self._failure
-
-    def _start(self) -> None:
-        while self._waiting and len(self._tasks) < self._concurrency and self._failure is None:
-            task = asyncio.create_task(self._write(self._waiting.popleft()))
-            self._tasks.add(task)
-            task.add_done_callback(self._landed)
-        self._told.waiting(len(self._waiting))
-
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._start()
-        self._moved.set()
-
-    async def _write(self, batch: Batch) -> None:
-        try:
-            async with self._gate:
-                with self._told.batch(len(batch)) as told:
-                    counts = await self._writer.write(batch)
-                    told.tell(inserted=counts.inserted, updated=counts.updated + batch.repeats)
-        except BaseException as error:
-            self._failure = self._failure or error
-            if not isinstance(error, Exception):
-                raise
-        else:
-            counts += UploadCounts(updated=batch.repeats)
-            self.counts += counts
-            self._told.stored(inserted=counts.inserted, updated=counts.updated)
-            self._meter.tell(self.counts)
-
-
-class _Invalid:
-    """Hands the invalid rows on, many at a time, so that no more of them than that are in memory."""
-
-    def __init__(self, extractor: Extractor, keep: KeepInvalid | None) -> None:
-        self._extractor = extractor
-        self._keep = keep
-        self._seen = 0
-        self._lines = bytearray()
-
-    async def take(self) -> None:
-        """Take those of the last piece over, and hand on what has come together if it is much."""
-        if self._keep is not None and self._extractor.invalid_count != self._seen:
-            self._seen = self._extractor.invalid_count
-            self._lines += await asyncio.to_thread(self._extractor.take_invalid)
-            if len(self._lines) >= _INVALID_BYTES:
-                await self.hand_on()
-
-    async def hand_on(self) -> None:
-        """Hand on what has come together."""
-        if self._keep is not None and self._lines:
-            lines, self._lines = bytes(self._lines), bytearray()
-            await self._keep(lines)
-
-
-class _Meter:
-    """Tells how far an upload has come: of the bytes that were parsed, the share whose codes are stored."""
-
-    def __init__(
-        self,
-        stream: Stream,
-        extractor: Extractor,
-        told: UploadTelemetry,
-        progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self._stream = stream
-        self._extractor = extractor
-        self._told = told
-        self._progress = progress
-        self._parsed = 0
-        self._done = 0
-        self._invalid_count = 0
-        self._samples: tuple[InvalidRow, ...] = ()
-
-    def parsed(self) -> None:
-        """Count bytes that the extractor has taken, as they are stored."""
-        size, self._parsed = self._stream.done - self._parsed, self._stream.done
-        self._told.read(size)
-        # Only between two pieces does no other thread write to the extractor.
-        if self._extractor.invalid_count != self._invalid_count:
-            self._invalid_count = self._extractor.invalid_count
-            if len(self._samples) < MAX_SAMPLES:
-                self._samples = _samples(self._extractor)
-
-    def tell(self, counts: UploadCounts) -> None:
-        """Tell it, now that so many codes are stored."""
-        if self._progress is not None:
-            codes = self._extractor.codes
-            done = self._parsed * counts.total // codes if codes else self._parsed
-            self._done = max(self._done, done)
-            self._progress(
-                Progress(self._done, self._stream.size, counts, self._invalid_count, self._samples)
-            )
-
-
-def _report(extractor: Extractor, counts: UploadCounts, damage: SourceDamagedError | None) -> UploadReport:
+def _report(extractor: Extractor, progress: Progress, damage: SourceDamagedError | None) -> UploadReport:
+    counts = progress.counts
     if extractor.failure is not None:
         kind, line, reason = extractor.failure
         rejected: type[UploadRejectedError] = InvalidRowError if kind == "invalidRow" else NotCsvError
         raise rejected(InvalidRow(line, reason), counts)
     if damage is not None:
         raise CorruptFileError(InvalidRow(extractor.line, str(damage)), counts) from damage
-    return UploadReport(
-        counts=counts,
-        invalid_count=extractor.invalid_count,
-        invalid_samples=_samples(extractor),
-    )
-
-
-def _samples(extractor: Extractor) -> tuple[InvalidRow, ...]:
-    return tuple(InvalidRow(line, reason) for line, reason in extractor.invalid_samples)
+    return UploadReport(counts, progress.invalid_count, progress.invalid_samples)
