@@ -19,7 +19,6 @@ from codesvc.datastore.keys import IdempotencyKeys
 from codesvc.datastore.stock import Sampling, Stock
 from codesvc.datastore.uploads import UploadRecords
 from codesvc.datastore.watch import Watch, view
-from codesvc.errors import UploadInterruptedError
 from codesvc.idempotency import Idempotency
 from codesvc.ingest.dry_runs import DryRuns
 from codesvc.ingest.jobs import Jobs
@@ -37,7 +36,6 @@ from codesvc.web.problems import failure
 logger = logging.getLogger(__name__)
 
 _READY_SECONDS: Final = 1.5
-_INTERRUPTED: Final = "The process that ran the upload has gone. To send the upload again is safe."
 # Of glibc's malloc.h.
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
@@ -94,6 +92,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         )
         uploads = Uploads(source=source, store=store, telemetry=telemetry, options=options, clock=utc_now)
         dry_runs = DryRuns(source=source, stock=store, telemetry=telemetry, options=options, clock=utc_now)
+        lease = timedelta(seconds=settings.upload_lease)
         jobs = Jobs(
             pipeline=uploads,
             dry_runs=dry_runs,
@@ -102,8 +101,10 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
                 mongo,
                 uuid.uuid4().hex,
                 kept=timedelta(seconds=settings.upload_ttl),
-                interrupted=failure(UploadInterruptedError(_INTERRUPTED)),
+                lease=lease,
             ),
+            telemetry=telemetry,
+            lease=lease,
             bounds=Bounds(running=settings.max_uploads, waiting=settings.max_queued_uploads),
             describe=failure,
             clock=utc_now,

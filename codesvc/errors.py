@@ -26,6 +26,15 @@ class DrainingError(CodesvcError):
     """The process is going away; another will serve the request."""
 
 
+class UploadHandedOverError(DrainingError):
+    """The upload goes on in another process, or soon will."""
+
+    def __init__(self, message: str, campaign_id: str, upload_id: str) -> None:
+        super().__init__(message)
+        self.campaign_id = campaign_id
+        self.upload_id = upload_id
+
+
 class NotFoundError(CodesvcError):
     """There is nothing by that name."""
 
@@ -59,7 +68,7 @@ class UploadCancelledError(CodesvcError):
 
 
 class UploadInterruptedError(CodesvcError):
-    """The process that ran the upload went away without a word."""
+    """One process after the other that ran the upload went away without a word."""
 
 
 class KeyReusedError(CodesvcError):

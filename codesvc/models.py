@@ -231,6 +231,8 @@ class Progress:
     invalid_samples: tuple[InvalidRow, ...] = ()
     pieces: int = 0
     checkpoint: Checkpoint = Checkpoint()
+    beyond: bool = False
+    """Whether codes behind the checkpoint may have been stored."""
 
 
 class UploadState(StrEnum):
@@ -305,3 +307,44 @@ class Upload:
     finished: datetime | None = None
     failure: UploadFailure | None = None
     taken_back: TakenBack | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a word of an upload's owner carries besides how far it has come.
+
+    Attributes:
+        generation: how often the upload has been taken over; words of an earlier owner are not heeded.
+        revision: counts the words of one owner; an earlier one that comes late is not heeded.
+        attempts: how often the upload has been taken over since its checkpoint last moved.
+        unsure: whether codes may have been inserted that are in no count.
+
+    """
+
+    generation: int
+    revision: int
+    attempts: int
+    unsure: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An upload that a process has taken over, from where its checkpoint is.
+
+    Attributes:
+        generation, attempts, unsure: see Stamp.
+        handed_over: whether the owner before left it to others, rather than going away without a word.
+        cancelled: whether somebody wants it to end.
+        saved: the instant at which its codes are saved; None where none has been written yet.
+        etag: of the version of the file that has been read so far.
+
+    """
+
+    upload: Upload
+    generation: int
+    attempts: int
+    unsure: bool
+    handed_over: bool
+    cancelled: bool
+    saved: datetime | None
+    etag: str | None

@@ -134,9 +134,11 @@ async def _serve(settings: Settings, member: Member | None) -> None:
             asyncio.create_task(_ensure_indexes(service.mongo)) if member is None or member.first else None
         )
         service.stock.start()
+        service.jobs.look_after_others()
         await drain.signalled()
         jobs = service.jobs
         logger.info("draining", extra={"requests": app[EDGE].active, "uploads": jobs.active})
+        jobs.hand_over()
         # It goes on where somebody asks for it once more.
         service.removals.drain()
         await drain.finish(lambda: app[EDGE].active + jobs.active, settings.drain_seconds, jobs.drain)

@@ -116,6 +116,8 @@ class Settings(BaseSettings):
     max_queued_uploads: int = Field(1000, ge=0, le=100_000)
     upload_ttl: int = Field(30 * 86_400, ge=60, le=10 * 365 * 86_400)
     """How long it is kept what became of an upload, in seconds from its end."""
+    upload_lease: float = Field(25.0, ge=2, le=300)
+    """Seconds without a word of an upload's process after which another one takes the upload over."""
 
     idempotency_ttl: int = Field(86_400, ge=1, le=10 * 365 * 86_400)
     """How long the reply to a request with an Idempotency-Key is kept, in seconds."""

@@ -38,7 +38,7 @@ from codesvc.ingest.pipeline import (
     Uploads,
     UploadTelemetry,
 )
-from codesvc.models import CodeType, Progress, UploadCounts, UploadReport
+from codesvc.models import Checkpoint, CodeType, Progress, UploadCounts, UploadReport
 
 MOST_HASHES: Final = 16_000_000
 """Hashes that are kept in memory, 128 MB of them, by all the dry runs of a process that begin alone."""
@@ -104,8 +104,12 @@ class DryRuns:
         begin: Begin | None = None,
         halt: Halt | None = None,
         keep_invalid: KeepInvalid | None = None,
+        checkpoint: Checkpoint | None = None,  # noqa: ARG002
+        etag: str | None = None,
     ) -> UploadReport:
         """Tell what ``Uploads.run`` would return if it were called now with the same arguments.
+
+        It begins at the file's beginning, wherever the ``checkpoint`` is, and tells of none.
 
         It raises what that would raise; the counts of an UploadRejectedError are those of the codes that would have
         been stored before it. Of the counts that ``progress`` is told, ``inserted`` may be too high until the last
@@ -124,7 +128,7 @@ class DryRuns:
                 under_way = len(self._halts)
                 options = replace(self._options, sort_codes=self._options.sort_codes // under_way)
                 capacity = max(2, self._most_hashes // under_way)
-                file = _OneVersion(source)
+                file = _OneVersion(source, etag)
                 meter = _Meter(progress)
 
                 async def one_pass(distinct: Distinct, first: bool) -> UploadReport:
@@ -221,9 +225,9 @@ class _Looker:
 class _OneVersion:
     """A file that is opened again as the version that it was the first time."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, etag: str | None) -> None:
         self._source = source
-        self._etag: str | None = None
+        self._etag = etag
 
     @asynccontextmanager
     async def open(self, name: str, /, *, start: int = 0, etag: str | None = None) -> AsyncIterator[Stream]:
@@ -263,7 +267,7 @@ class _Meter:
         self._tell(replace(now, bytes_done=self._done))
 
     def _tell(self, progress: Progress) -> None:
-        self._last = progress
+        self._last = progress = replace(progress, checkpoint=Checkpoint(), beyond=False)
         if self._progress is not None:
             self._progress(progress)
 

@@ -86,9 +86,13 @@ class Size(Protocol):
 
 @dataclass(slots=True)
 class _Run:
-    """Codes that end at ``point``, where that is known: batches that are not confirmed, counts of those that are."""
+    """Codes that end at ``point``, where that is known.
+
+    Batches that are not confirmed, whether the writing of any has begun, counts of those that are confirmed.
+    """
 
     left: int = 0
+    begun: bool = False
     counts: UploadCounts = field(default_factory=UploadCounts)
     point: Point | None = None
 
@@ -177,17 +181,18 @@ class Flight:
         self._told.waiting(0)
         while self._tasks:
             await asyncio.wait(self._tasks)
-        self._meter.tell()
+        self._tell_beyond()
 
     async def settle(self, *, at_end: bool = False) -> None:
         """Keep the invalid rows that a checkpoint waits for; ``at_end``, all of them."""
         if at_end:
             await self._invalid.keep(self._invalid.seen)
             self._meter.pieces = self._invalid.pieces
+            self._advance()
+            self._tell_beyond()
+        elif self._confirmed is not None and await self._invalid.keep_some(self._confirmed[4]):
+            self._advance()
             self._meter.tell()
-        elif self._confirmed is not None:
-            await self._invalid.keep_some(self._confirmed[4])
-        self._advance()
 
     def raise_failure(self) -> None:
         """Raise what a write raised, if any did."""
@@ -196,7 +201,9 @@ class Flight:
 
     def _start(self) -> None:
         while self._waiting and len(self._tasks) < self._concurrency and self._failure is None:
-            task = asyncio.create_task(self._write(*self._waiting.popleft()))
+            batch, run = self._waiting.popleft()
+            run.begun = True
+            task = asyncio.create_task(self._write(batch, run))
             self._tasks.add(task)
             task.add_done_callback(self._landed)
         self._told.waiting(len(self._waiting))
@@ -233,12 +240,15 @@ class Flight:
             self._confirmed_counts += run.counts
         self._advance()
 
+    def _tell_beyond(self) -> None:
+        unconfirmed = any(run.begun for run in self._runs)
+        self._meter.beyond = unconfirmed or self._confirmed is not None
+
     def _advance(self) -> None:
         """Let the checkpoint move over what is confirmed, if the invalid rows before that are kept."""
         if self._confirmed is not None and self._invalid.kept(self._confirmed[4]):
             self._meter.pass_(self._confirmed, self._confirmed_counts, self._invalid.pieces)
             self._confirmed = None
-            self._meter.tell()
 
 
 class Invalid:
@@ -268,12 +278,13 @@ class Invalid:
         """Tell whether the first ``count`` are kept."""
         return self._keep is None or self._kept >= count
 
-    async def keep_some(self, count: int) -> None:
-        """Keep the first ``count``, if it is time to, or if they are many."""
-        if not self.kept(count) and (
-            len(self._lines) >= _PIECE_BYTES or time.monotonic() - self._kept_at >= _PIECE_SECONDS
-        ):
-            await self.keep(count)
+    async def keep_some(self, count: int) -> bool:
+        """Keep the first ``count``, if it is time to, or if they are many; tell whether it was done."""
+        many = len(self._lines) >= _PIECE_BYTES
+        if self.kept(count) or not (many or time.monotonic() - self._kept_at >= _PIECE_SECONDS):
+            return False
+        await self.keep(count)
+        return True
 
     async def keep(self, count: int) -> None:
         """Keep the first ``count``."""
@@ -311,6 +322,7 @@ class Meter:
         self.pieces = start.pieces
         self._checkpoint = start
         self.counts = start.counts
+        self.beyond = True
 
     @property
     def progress(self) -> Progress:
@@ -323,6 +335,7 @@ class Meter:
             self._samples,
             self.pieces,
             self._checkpoint,
+            self.beyond,
         )
 
     def parsed(self) -> None:

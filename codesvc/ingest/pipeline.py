@@ -251,6 +251,7 @@ class Uploads:
                     await flight.land()
                     if not flight.failed:
                         await flight.settle(at_end=True)
+                    meter.tell()
                     told.invalid(extractor.invalid_count)
             flight.raise_failure()
             return _report(extractor, meter.progress, damage)

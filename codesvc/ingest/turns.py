@@ -68,9 +68,23 @@ class Turns:
         if self.waiting >= most or own >= most - most // _KEPT:
             raise TooManyUploadsError("This process has as many uploads as it takes.")
 
-    def ask(self, campaign_id: str) -> Turn:
-        """Ask for a turn. Whoever asked gives it back in the end, whether it came or not."""
-        self.check(campaign_id)
+    @property
+    def idle(self) -> bool:
+        """Whether an upload of any campaign and size would run at once."""
+        return not self._waiting and (False, True) in self._room()
+
+    @property
+    def full(self) -> bool:
+        """Whether no upload at all may even wait."""
+        return self.waiting >= self._bounds.waiting
+
+    def ask(self, campaign_id: str, *, accepted: bool = False) -> Turn:
+        """Ask for a turn. Whoever asked gives it back in the end, whether it came or not.
+
+        An upload that has been ``accepted`` before, by whatever process, is not refused.
+        """
+        if not accepted:
+            self.check(campaign_id)
         turn = Turn(campaign_id, asyncio.get_running_loop().create_future())
         # Nobody is overtaken who might have the same place: whoever waits has been looked at whenever one came free.
         if self._fits(campaign_id):

@@ -186,6 +186,14 @@ class Telemetry:
         """Ask ``queued`` for the uploads that wait for their turn whenever the metrics are read."""
         self._upload.queued = queued
 
+    def upload_taken_over(self, *, handed_over: bool) -> None:
+        """Count an upload that this process has taken over: from one that left it, or from one that had gone."""
+        self._upload.taken_over.add(("handed_over" if handed_over else "lapsed",))
+
+    def upload_handed_over(self, *, reason: str) -> None:
+        """Count an upload that ended here and goes on elsewhere: ``drain``, ``unavailable`` or ``lost``."""
+        self._upload.handed_over.add((reason,))
+
     def upload(self, *, campaign_id: str, code_type: str) -> "AbstractContextManager[UploadTelemetry]":
         """Make a span of a whole upload, and hand out what its parts report to."""
         return _UploadScope(self._upload, self.tracer, campaign_id, code_type)

@@ -15,6 +15,12 @@ UPLOAD_OUTCOMES: Final = ("inserted", "updated", "invalid")
 ENDS: Final = ("succeeded", "rejected", "failed", "cancelled")
 """What becomes of an upload."""
 
+LEFT: Final = ("handed_over", "lapsed")
+"""How an upload was left that another process takes over."""
+
+REASONS: Final = ("drain", "unavailable", "lost")
+"""Why a process leaves an upload to others."""
+
 
 class Running(Protocol):
     """An upload under way.
@@ -55,6 +61,20 @@ class UploadMetrics:
             labels=("type", "outcome"),
             known=[(code_type, end) for code_type in CODE_TYPES for end in ENDS],
         )
+        self.taken_over = PlainCounter(
+            "uploads_taken_over_total",
+            "Uploads that this process took over, from one that left them or whose lease had run out.",
+            registry,
+            labels=("from",),
+            known=[(one,) for one in LEFT],
+        )
+        self.handed_over = PlainCounter(
+            "uploads_handed_over_total",
+            "Uploads that this process left to others, by reason.",
+            registry,
+            labels=("reason",),
+            known=[(one,) for one in REASONS],
+        )
         self.duration = LatencyHistogram(
             "upload_duration_seconds",
             "Seconds from the beginning of an upload to its end.",
@@ -90,7 +110,8 @@ class UploadMetrics:
 
     def collect(self) -> None:
         """Bring the library's collectors up to date."""
-        for part in (self.codes, self.bytes, self.ended, self.duration, self.batch_duration):
+        counters = (self.codes, self.bytes, self.ended, self.taken_over, self.handed_over)
+        for part in (*counters, self.duration, self.batch_duration):
             part.collect()
         now = monotonic()
         self._in_flight.set({}, self.batches)

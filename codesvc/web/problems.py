@@ -29,6 +29,7 @@ from codesvc.errors import (
     StorageUnavailableError,
     TooManyUploadsError,
     UploadCancelledError,
+    UploadHandedOverError,
     UploadInterruptedError,
     UploadRejectedError,
 )
@@ -180,6 +181,8 @@ def problem_response(error: Exception, *, correlation_id: str) -> web.Response:
     members: dict[str, Any] = {}
     if isinstance(error, RequestError):
         headers.update(error.headers)
+    elif isinstance(error, UploadHandedOverError):
+        headers[hdrs.LOCATION] = f"/v1/{error.campaign_id}/uploads/{error.upload_id}"
     elif isinstance(error, UploadRejectedError):
         members = _rejection(error.line, error.counts)
     return _response(code, detail, correlation_id=correlation_id, headers=headers, members=members)
