@@ -25,19 +25,9 @@ from typing import Final, Protocol
 
 from codesvc._fastcsv import NOT_SEEN, Batch, Distinct
 from codesvc.errors import DrainingError, UploadRejectedError
+from codesvc.ingest.flight import KeepInvalid, Told, UploadTelemetry
 from codesvc.ingest.outcomes import outcome_told
-from codesvc.ingest.pipeline import (
-    Begin,
-    Halt,
-    KeepInvalid,
-    Options,
-    Source,
-    Stream,
-    Telemetry,
-    Told,
-    Uploads,
-    UploadTelemetry,
-)
+from codesvc.ingest.pipeline import Begin, Halt, Options, Source, Stream, Telemetry, Uploads
 from codesvc.models import Checkpoint, CodeType, Progress, UploadCounts, UploadReport
 
 MOST_HASHES: Final = 16_000_000

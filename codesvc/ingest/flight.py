@@ -186,9 +186,11 @@ class Flight:
     async def settle(self, *, at_end: bool = False) -> None:
         """Keep the invalid rows that a checkpoint waits for; ``at_end``, all of them."""
         if at_end:
+            if self._confirmed is not None:
+                await self._invalid.keep(self._confirmed[4])
+                self._advance()
             await self._invalid.keep(self._invalid.seen)
             self._meter.pieces = self._invalid.pieces
-            self._advance()
             self._tell_beyond()
         elif self._confirmed is not None and await self._invalid.keep_some(self._confirmed[4]):
             self._advance()
@@ -219,19 +221,23 @@ class Flight:
                 with self._told.batch(len(batch)) as told:
                     counts = await self._writer.write(batch)
                     told.tell(inserted=counts.inserted, updated=counts.updated + batch.repeats)
+            await self._stored(run, counts + UploadCounts(updated=batch.repeats))
         except BaseException as error:
             self._failure = self._failure or error
             if not isinstance(error, Exception):
                 raise
-        else:
-            counts += UploadCounts(updated=batch.repeats)
-            run.left -= 1
-            run.counts += counts
-            self._told.stored(inserted=counts.inserted, updated=counts.updated)
-            self._meter.stored(counts)
-            if not run.left:
-                self._confirm()
-            self._meter.tell()
+
+    async def _stored(self, run: _Run, counts: UploadCounts) -> None:
+        run.left -= 1
+        run.counts += counts
+        self._told.stored(inserted=counts.inserted, updated=counts.updated)
+        self._meter.stored(counts)
+        if not run.left:
+            self._confirm()
+        self._meter.tell()
+        if not run.left:
+            # Here as well as after each piece of the file: the next one may be long in coming.
+            await self.settle()
 
     def _confirm(self) -> None:
         while (run := self._runs[0]).point is not None and not run.left:
@@ -258,8 +264,9 @@ class Invalid:
         self._extractor = extractor
         self._keep = keep
         self._kept = 0
-        self._kept_at = time.monotonic()
+        self._kept_at = float("-inf")
         self._lines = bytearray()
+        self._one_by_one = asyncio.Lock()
         self.seen = 0
         self.pieces = start.pieces
 
@@ -271,8 +278,9 @@ class Invalid:
     async def take(self) -> None:
         """Take those of the last piece of the file over."""
         if self._keep is not None and self._extractor.invalid_count != self.seen:
+            lines = await asyncio.to_thread(self._extractor.take_invalid)
+            self._lines += lines
             self.seen = self._extractor.invalid_count
-            self._lines += await asyncio.to_thread(self._extractor.take_invalid)
 
     def kept(self, count: int) -> bool:
         """Tell whether the first ``count`` are kept."""
@@ -288,16 +296,17 @@ class Invalid:
 
     async def keep(self, count: int) -> None:
         """Keep the first ``count``."""
-        if self._keep is None or self.kept(count):
-            return
-        ready = await asyncio.to_thread(_take_lines, self._lines, count - self._kept)
-        while ready:
-            end = ready.find(b"\n", _PIECE_BYTES) + 1 or len(ready)
-            await self._keep(self.pieces, ready[:end])
-            self.pieces += 1
-            ready = ready[end:]
-        self._kept = count
-        self._kept_at = time.monotonic()
+        async with self._one_by_one:
+            if self._keep is None or self.kept(count):
+                return
+            ready = _take_lines(self._lines, count - self._kept)
+            while ready:
+                end = ready.find(b"\n", _PIECE_BYTES) + 1 or len(ready)
+                await self._keep(self.pieces, ready[:end])
+                self.pieces += 1
+                ready = ready[end:]
+            self._kept = count
+            self._kept_at = time.monotonic()
 
 
 class Meter:

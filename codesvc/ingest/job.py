@@ -163,10 +163,6 @@ class Job:
         progress = self._progress
         self._ticks.append((time.monotonic(), progress.counts.total, progress.bytes_done))
 
-    def wait(self) -> None:
-        """Note that the upload waits for its turn."""
-        self.upload = replace(self.upload, state=UploadState.QUEUED)
-
     def accept(self) -> None:
         """Note that there is a record."""
         self.kept = True

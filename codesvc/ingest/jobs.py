@@ -482,7 +482,6 @@ class Jobs:
             # A file that is not there is told at once, not after hours in the queue.
             async with self._source.open(job.upload.order.file_key) as stream:
                 job.size(stream.size)
-        job.wait()
         async with job.words:
             asked = time.monotonic()
             await self._records.queue(job.upload, job.stamp())
