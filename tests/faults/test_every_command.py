@@ -144,7 +144,7 @@ def test_a_command_that_fails(world: World, mongo: MongoClient[Document], operat
             except AssertionError as error:
                 wrong.append(f"{sent}, {what}: {str(error)[:500]}")
     # What an earlier request left to be done in the background may have been done by then.
-    assert failed.total() > 5, failed
+    assert failed
     assert not wrong, "\n".join(wrong)
 
 
