@@ -14,7 +14,7 @@ EXTENSION := $(wildcard codesvc/_fastcsv.*.so)
 EXTENSION_SOURCES := setup.py pyproject.toml $(wildcard codesvc/*.pyx codesvc/*.pxd codesvc/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick sanitize drivers soak fuzz fuzz-native audit sbom build lock clean FORCE
+.PHONY: help run test lint bench bench-quick sanitize drivers coverage soak fuzz fuzz-native audit sbom build lock clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,8 @@ test: build ## the native core under sanitizers, then the whole test suite on a 
 	@$(PY) .ci/tools.py
 	@$(PY) tests/native/sanitize.py -q
 	@$(PY) tests/native/fuzz 60
+	@# Those tests that do not run for long: it is enough to see that the shares are measured.
+	@$(PY) tests/native/measure_coverage.py -k "interface or batches or lookup or write_reply"
 	@$(MAKE) --no-print-directory drivers ARGS=-q
 	@# Two at once, since most tests wait for a process or a clock; those of one file share what they start.
 	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
@@ -63,6 +65,9 @@ soak: build ## callers, uploads, and faults of every part for half an hour, and 
 
 fuzz: build ## requests made of the OpenAPI document for ten minutes; FUZZ_SECONDS=3600, FUZZ_SEED=7
 	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(PY) -m pytest tests/api/test_fuzz.py $(ARGS)
+
+coverage: build ## the shares of the native core's lines that its tests run; it fails below 85 %, and where it reads nothing
+	@$(PY) tests/native/measure_coverage.py $(ARGS)
 
 fuzz-native: build ## the native core fed with what reaches most of it, under sanitizers, for ten minutes; FUZZ_SECONDS=3600
 	@$(PY) tests/native/fuzz $(or $(FUZZ_SECONDS),600) $(ARGS)

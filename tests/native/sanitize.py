@@ -13,8 +13,8 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
-TESTS = Path(__file__).parent
+from instrumented import ROOT, TESTS, build, environment_of
+
 SANITIZERS = "-fsanitize=address,undefined"
 
 
@@ -25,7 +25,7 @@ def main() -> int:
         if runtimes is None:
             print(f"Not run: {compiler[0]} has no AddressSanitizer and UndefinedBehaviorSanitizer")
             return 0
-        library = build(Path(scratch))
+        library = build(Path(scratch), CODESVC_BUILD_SANITIZE="1")
         return run_tests(library, runtimes)
 
 
@@ -53,43 +53,14 @@ def sanitizer_runtimes(compiler: list[str], scratch: Path) -> list[str] | None:
     return runtimes
 
 
-def build(scratch: Path) -> Path:
-    """Build the whole package there: an extension alone would not be found beside the one in use."""
-    library = scratch / "lib"
-    command = [
-        sys.executable,
-        "setup.py",
-        "-q",
-        "build",
-        "--force",
-        f"--build-base={scratch}",
-        f"--build-lib={library}",
-    ]
-    environment = {**os.environ, "CODESVC_BUILD_SANITIZE": "1"}
-    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if built.returncode != 0:
-        sys.exit(f"{built.stdout}{built.stderr}The instrumented build failed")
-    return library
-
-
 def run_tests(library: Path, runtimes: list[str]) -> int:
-    environment = {
-        **os.environ,
-        "ASAN_OPTIONS": "detect_leaks=0:strict_string_checks=1",  # the interpreter keeps what it has to its end
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-        "LD_PRELOAD": " ".join(runtimes),
-        "PYTHONMALLOC": "malloc",  # Python's own allocator would hide where an object ends
-        "PYTHONPATH": str(library),
-        "PYTHONSAFEPATH": "1",  # not the package in the current directory
-    }
-    imported = subprocess.run(
-        [sys.executable, "-c", "import codesvc._fastcsv as core; print(core.__file__)"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if not imported.stdout.startswith(str(library)):
-        sys.exit(
-            f"{imported.stdout}{imported.stderr}The instrumented extension is not the one that is imported"
-        )
+    environment = environment_of(
+        library,
+        ASAN_OPTIONS="detect_leaks=0:strict_string_checks=1",  # the interpreter keeps what it has to its end
+        UBSAN_OPTIONS="print_stacktrace=1",
+        LD_PRELOAD=" ".join(runtimes),
+        PYTHONMALLOC="malloc",  # Python's own allocator would hide where an object ends
+    )
     # Without the conftest of all tests: what it starts is not what is looked at here. Without capture: a finding ends
     # the process, and what pytest had captured, the finding itself, would be lost.
     pytest = [sys.executable, "-m", "pytest", "-q", "--capture=no", "-p", "no:cacheprovider"]
