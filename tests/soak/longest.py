@@ -21,7 +21,6 @@ _KNOWN = 4_000
 _TWICE = 300
 _LOOK_SECONDS = 0.5
 _UNAVAILABLE = frozenset({"databaseUnavailable", "storageUnavailable"})
-_WITH_ITS_PROCESS = frozenset({"interrupted", "draining"})
 # A lease, a failover in the middle of it, and the rest of the file on a busy machine; several deaths in a row.
 _PATIENCE = 300.0
 
@@ -43,8 +42,6 @@ class LongUploads:
         self._chance = chance
         self._fleet = fleet
         self._trying_again = False
-        # As long as no record says which owner it has had, an upload ends with its process.
-        self._ends = _UNAVAILABLE | _WITH_ITS_PROCESS
 
     async def run(self, going: Going) -> None:
         number = 0
@@ -67,7 +64,7 @@ class LongUploads:
         while True:
             before = known if not self._trying_again else await self._look(campaign)
             upload = await self._follow(campaign, await self._begin(campaign, key))
-            if upload is not None and (upload["error"] or {}).get("code") in self._ends:
+            if upload is not None and (upload["error"] or {}).get("code") in _UNAVAILABLE:
                 # Allowed, if MongoDB was away for long; then the second try has to be exact.
                 self._trying_again = True
                 continue
@@ -105,9 +102,7 @@ class LongUploads:
                 record = await asyncio.to_thread(
                     patiently, lambda: self._fleet.uploads.find_one({"_id": upload_id})
                 )
-                if record is not None and "generation" in record:
-                    self._ends -= _WITH_ITS_PROCESS
-                    self.taken_over += record["generation"] - 1
+                self.taken_over += (record or {}).get("generation", 0)
                 return told.body
             await asyncio.sleep(_LOOK_SECONDS)
         return None
