@@ -12,6 +12,7 @@ from api.harness import (
     Reply,
     Service,
     assert_problem,
+    csv_of,
     eventually,
     make_codes,
     new_campaign,
@@ -38,7 +39,12 @@ def database(new_database: Callable[[str], str]) -> str:
 
 @pytest.fixture(scope="module")
 def settings(api_settings: dict[str, str | None]) -> dict[str, str | None]:
-    return api_settings | {"CODESVC_MONGO_TIMEOUT": "1", "CODESVC_DRAIN_SECONDS": "3"}
+    return api_settings | {
+        "CODESVC_MONGO_TIMEOUT": "1",
+        "CODESVC_DRAIN_SECONDS": "3",
+        "CODESVC_BATCH_SIZE": "100",
+        "CODESVC_SORT_CODES": "100",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +235,31 @@ def test_a_caller_who_goes_away(world: World, stocked: str, failing: FailPoint) 
     reply = settled(world.service, stocked, key)
     assert reply.header(REPLAYED) == "true"
     assert_lent_once(world, stocked, reply)
+
+
+def test_an_upload_that_is_handed_over(
+    world: World, doomed: Service, failing: FailPoint, calls: ThreadPoolExecutor
+) -> None:
+    """The key still names it: 409 while another process goes on with it, then the reply from its record."""
+    campaign, codes, key = new_campaign(), make_codes(2000), new_key()
+    body = {"fileKey": world.put(campaign, csv_of(codes))}
+
+    def upload(service: Service) -> Reply:
+        return service.post(f"/v1/{campaign}/codes", body, headers={KEY: key}, timeout=60)
+
+    def answer() -> Reply | None:
+        reply = upload(world.service)
+        if reply.status == 409:
+            assert_problem(reply, 409, "idempotencyKeyInUse")
+        return None if reply.status == 409 else reply
+
+    with failing("insert", times=100, **blocked(f"{world.database.name}.codes", 0.5)):
+        call = calls.submit(upload, doomed)
+        eventually(lambda: world.database["uploads"].find_one({"campaignId": campaign}), limit=10)
+        doomed.signal(signal.SIGTERM)
+        first = call.result()
+    reply: Reply = eventually(answer, limit=60, every=0.3)
+    assert reply.status == 200
+    assert reply.json()["count"] == {"in": 2000, "inserted": 2000, "updated": 0}
+    assert_problem(first, 503, "draining")
+    assert len(world.service.get(f"/v1/{campaign}/uploads").json()["uploads"]) == 1
