@@ -46,6 +46,10 @@ class Stored:
     def etag(self) -> str:
         return '"stored"'
 
+    @property
+    def content_encoding(self) -> str:
+        return ""
+
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
             for start in range(0, len(self._data), self._piece):
