@@ -29,7 +29,7 @@ test: build ## the native core under sanitizers, then the whole test suite on a 
 	@$(PY) tests/native/sanitize.py -q
 	@$(PY) tests/native/fuzz 60
 	@# Those tests that do not run for long: it is enough to see that the shares are measured.
-	@$(PY) tests/native/measure_coverage.py -k "interface or batches or lookup or write_reply"
+	@$(PY) tests/native/measure_coverage.py -k "interface or batches or lookup or write_reply or distinct"
 	@$(MAKE) --no-print-directory drivers ARGS=-q
 	@# Two at once, since most tests wait for a process or a clock; those of one file share what they start.
 	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
