@@ -27,7 +27,7 @@ from codesvc.local.mongod import Mongod
 
 from .proxy import Proxy
 
-pytest.register_assert_rewrite("faults.operations")
+pytest.register_assert_rewrite("faults.operations", "faults.bulk_operations")
 
 __all__ = [
     "api_bucket",

@@ -192,7 +192,9 @@ def _released(case: Case, reply: Reply) -> None:
     assert case.get("codes/count?type=tm").json() == {"available": 13, "reserved": 1, "assigned": 1}
 
 
-def _put_file(code_type: str) -> Callable[[Case], None]:
+def put_file(code_type: str) -> Callable[[Case], None]:
+    """Make what prepares a file with codes of every kind."""
+
     def prepare(case: Case) -> None:
         case.prepare()
         # New codes, known ones, one that comes twice, and a row that is not valid.
@@ -202,7 +204,8 @@ def _put_file(code_type: str) -> Callable[[Case], None]:
     return prepare
 
 
-def _upload(case: Case) -> Reply:
+def upload(case: Case) -> Reply:
+    """Upload the file that was prepared."""
     return case.world.service.upload(case.kept["key"])
 
 
@@ -216,7 +219,7 @@ def _uploaded(case: Case, reply: Reply) -> None:
         # A word that was refused is not said again; then the lease ends by itself.
         if not (case.refused and uploads[0]["state"] == "running"):
             assert [(one["state"], one["count"]) for one in uploads] == [("succeeded", reply.json()["count"])]
-    again = _upload(case)
+    again = upload(case)
     assert again.status == 200, again
     assert again.json()["count"] == {"in": 13, "inserted": len(missing), "updated": 13 - len(missing)}
     assert again.json()["invalid"]["count"] == 1
@@ -230,8 +233,8 @@ def _uploaded(case: Case, reply: Reply) -> None:
 
 
 def _upload_first(case: Case) -> None:
-    _put_file("tm")(case)
-    assert _upload(case).status == 200
+    put_file("tm")(case)
+    assert upload(case).status == 200
     case.kept["id"] = case.get("uploads").json()["uploads"][0]["uploadId"]
 
 
@@ -283,8 +286,8 @@ OPERATIONS = [
         lambda case: case.post("release", {"codes": [*case.held[:3], case.free[0], case.gone[0]]}),
         _released,
     ),
-    Operation("upload", _upload, _uploaded, _put_file("tm")),
-    Operation("upload-other-type", _upload, _uploaded, _put_file("external"), only="codes"),
+    Operation("upload", upload, _uploaded, put_file("tm")),
+    Operation("upload-other-type", upload, _uploaded, put_file("external"), only="codes"),
     Operation(
         "upload-resource", lambda case: case.get(f"uploads/{case.kept['id']}"), _resource, _upload_first
     ),
