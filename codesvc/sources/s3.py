@@ -33,6 +33,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from codesvc.errors import CodesvcError, SourceChangedError, SourceNotFoundError, StorageUnavailableError
 from codesvc.models import SourceFile
 from codesvc.settings import Settings
+from codesvc.sources.pace import Pace
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
@@ -49,6 +50,8 @@ _READ_SECONDS: Final = 15
 # Times in a row that a part may break off without a byte having come.
 _FRUITLESS_TRIES: Final = 4
 _FIRST_PAUSE: Final = 0.1
+# For the reply to one request, from looking up the store's address to the head, the client's own retries included.
+_REPLY_SECONDS: Final = 30
 
 _BROKEN: Final = (
     aiohttp.ClientError,
@@ -165,9 +168,10 @@ class S3Source:
                 with self._telemetry.storage_operation(
                     "list", method="ListObjectsV2", bucket=self._bucket, key=prefix
                 ):
-                    page = await self._client.list_objects_v2(
-                        Bucket=self._bucket, Prefix=prefix, StartAfter=after, MaxKeys=page_size
-                    )
+                    async with asyncio.timeout(_REPLY_SECONDS):
+                        page = await self._client.list_objects_v2(
+                            Bucket=self._bucket, Prefix=prefix, StartAfter=after, MaxKeys=page_size
+                        )
             except ClientError as error:
                 raise _refused(error) from error
             except (BotoCoreError, *_BROKEN) as error:
@@ -286,29 +290,32 @@ class S3Stream:
         position = start
         tries = 0
         requests = 0
+        pace = Pace(start)
         try:
             with self._operation("get", offset=start, length=stop - start) as told:
                 while position < stop:
                     before = position
                     try:
-                        # The first part's reply is there already.
-                        requests += self._unread is None
-                        response, self._unread = self._unread or await self._get(position, stop), None
-                        if response is None:
-                            raise SourceChangedError("The object became shorter while it was being read.")
-                        async with response["Body"] as body:
-                            while chunk := await body.read(min(_CHUNK_BYTES, stop - position + 1)):
-                                if position + len(chunk) > stop:
-                                    raise StorageUnavailableError(_NOT_THE_RANGE)
-                                position += len(chunk)
-                                queue.put_nowait(chunk)
+                        async with pace:
+                            # The first part's reply is there already.
+                            requests += self._unread is None
+                            response, self._unread = self._unread or await self._get(position, stop), None
+                            if response is None:
+                                raise SourceChangedError("The object became shorter while it was being read.")
+                            async with response["Body"] as body:
+                                while chunk := await body.read(min(_CHUNK_BYTES, stop - position + 1)):
+                                    if position + len(chunk) > stop:
+                                        raise StorageUnavailableError(_NOT_THE_RANGE)
+                                    position += len(chunk)
+                                    queue.put_nowait(chunk)
+                                    pace.reached(position)
                     except _BROKEN as error:
                         failure: Exception | None = error
                     else:
                         failure = None
                     told.tell(bytes=position - start, requests=requests)
                     tries = 0 if position > before else tries + 1
-                    if tries >= _FRUITLESS_TRIES:
+                    if max(tries, pace.missed) >= _FRUITLESS_TRIES:
                         raise StorageUnavailableError("The object store does not deliver.") from failure
                     if position < stop:
                         if failure is not None or tries:
@@ -332,7 +339,8 @@ class S3Stream:
         if self._etag is not None:
             request["IfMatch"] = self._etag
         try:
-            response = await self._client.get_object(**request)
+            async with asyncio.timeout(_REPLY_SECONDS):
+                response = await self._client.get_object(**request)
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 416:
                 return None
@@ -354,7 +362,8 @@ class S3Stream:
         if self._etag is not None:
             request["IfMatch"] = self._etag
         try:
-            head = await self._client.head_object(**request)
+            async with asyncio.timeout(_REPLY_SECONDS):
+                head = await self._client.head_object(**request)
         except ClientError as error:
             raise self._refused(error) from error
         except (BotoCoreError, *_BROKEN) as error:

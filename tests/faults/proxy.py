@@ -39,6 +39,7 @@ class Proxy:
         self._flowing.set()
         self._lose: tuple[Callable[[bytes], bool], int] | None = None
         self._cuts: list[int] = []
+        self._trickle: tuple[int, float] | None = None
 
     @property
     def port(self) -> int:
@@ -66,8 +67,13 @@ class Proxy:
         """Pass nothing on, in either direction, until it is told to flow; connections are still accepted."""
         self._flowing.clear()
 
+    def trickle(self, size: int, pause: float) -> None:
+        """Pass replies back at most ``size`` bytes at a time, ``pause`` seconds apart, until it is told to flow."""
+        self._trickle = (size, pause)
+
     def flow(self) -> None:
         """Pass on what has stood still, and all that follows."""
+        self._trickle = None
         self._flowing.set()
 
     def reset(self) -> None:
@@ -141,8 +147,10 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: "_Connection"
     ) -> None:
         with suppress(OSError):
-            while chunk := await reader.read(_CHUNK):
+            while chunk := await reader.read(self._trickle[0] if self._trickle else _CHUNK):
                 await self._flowing.wait()
+                if self._trickle:
+                    await asyncio.sleep(self._trickle[1])
                 if connection.losing:
                     self.swallowed += 1
                     connection.reset()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiobotocore.config import AioConfig
 
+import codesvc.sources.pace
 import codesvc.sources.s3
 from codesvc.errors import StorageUnavailableError
 from codesvc.observability.telemetry import Telemetry
@@ -136,3 +137,74 @@ async def test_a_stall_that_does_not_pass(
         assert time.monotonic() - start < 10
         s3_proxy.flow()
         assert await read(source) == CONTENT
+
+
+async def test_a_store_that_trickles_for_ever_is_given_up(
+    source: S3Source, s3_proxy: Proxy, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codesvc.sources.pace, "WINDOW_SECONDS", 0.4)
+    monkeypatch.setattr(codesvc.sources.pace, "LEAST_BYTES", 40_000)
+    received = 0
+    # 5 kB a second; 2 kB of a window's 40: with whatever pauses of the machine, no more.
+    s3_proxy.trickle(100, 0.02)
+    with pytest.raises(StorageUnavailableError, match="does not deliver"):  # noqa: PT012 - the read is what raises
+        async with asyncio.timeout(60), source.open(KEY) as stream:
+            async for chunk in stream.chunks():
+                received += len(chunk)
+    assert received > 0, "something came all the time"
+    assert s3_proxy.accepted >= 4, "asked for again, before it was given up"
+    assert "\nstorage_retries_total 0\n" not in telemetry.render()[0].decode()
+
+
+async def test_a_store_that_breaks_off_after_a_few_bytes_is_as_slow_as_one_that_trickles(
+    source: S3Source, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codesvc.sources.pace, "WINDOW_SECONDS", 0.4)
+    monkeypatch.setattr(codesvc.sources.pace, "LEAST_BYTES", 40_000)
+    # Each reply's head and a few bytes of its part, so that no try is without any.
+    s3_proxy.cut_replies_after(*[1_000] * 10_000)
+    with pytest.raises(StorageUnavailableError, match="does not deliver"):
+        async with asyncio.timeout(60):
+            await read(source)
+
+
+async def test_a_store_that_is_slow_but_not_too_slow_is_read_to_the_end(
+    s3: Any, bucket: str, source: S3Source, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.put_object(Bucket=bucket, Key=KEY, Body=CONTENT[:100_000])
+    monkeypatch.setattr(codesvc.sources.pace, "WINDOW_SECONDS", 0.5)
+    monkeypatch.setattr(codesvc.sources.pace, "LEAST_BYTES", 500)
+    # 2.5 s for a part: longer than all the windows in which too little may come.
+    s3_proxy.trickle(1_000, 0.05)
+    assert await read(source) == CONTENT[:100_000]
+
+
+async def test_a_reader_that_takes_its_time_is_not_the_stores_fault(
+    source: S3Source, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codesvc.sources.pace, "WINDOW_SECONDS", 0.3)
+    received = b""
+    async with source.open(KEY) as stream:
+        async for chunk in stream.chunks():
+            if not received:
+                await asyncio.sleep(1.5)
+            received += chunk
+    assert received == CONTENT
+
+
+async def test_an_address_that_is_not_found_out_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codesvc.sources.s3, "_REPLY_SECONDS", 0.3)
+    asked = []
+
+    async def silent(host: str, *_: object, **__: object) -> None:
+        asked.append(host)
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", silent)
+    settings = load_settings(s3_endpoint_url="http://store.invalid", s3_bucket="b")
+    async with S3Source(settings, Telemetry()) as source, asyncio.timeout(30):
+        with pytest.raises(StorageUnavailableError):
+            await read(source)
+        with pytest.raises(StorageUnavailableError):
+            await anext(aiter(source.files("codes/")))
+    assert "store.invalid" in asked
