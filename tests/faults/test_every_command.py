@@ -89,7 +89,7 @@ def sent_by(world: World, operation: Operation) -> list[Command]:
         sent: Document = one["command"]
         name = "aggregate" if "aggregate" in sent else next(iter(sent))
         if one["op"] in {"update", "insert", "remove"} and name == "q":
-            name = {"remove": "delete"}.get(one["op"], one["op"])
+            name = "delete" if one["op"] == "remove" else one["op"]
         collection = one["ns"].partition(".")[2]
         if name in {"findAndModify", "findandmodify"}:
             name = "findAndModify"
