@@ -31,6 +31,8 @@ from codesvc.models import (
 
 Clock = Callable[[], datetime]
 
+CANCELLED: Final = "The upload was cancelled."
+
 _TAKEN_OVER: Final = "Another process has taken the upload over."
 _TICKS: Final = 10
 """So many ticks tell how fast an upload is, and how long it has to go."""
