@@ -53,7 +53,13 @@ class _Lane:
 
 
 class CodeListing:
-    """Tells of the codes of one campaign; for one reader, who asks for one page after the other."""
+    """Tells of the codes of one campaign; for one reader, who asks for one page after the other.
+
+    Args:
+        short: codes that are not in their order in the index of statuses, up to which they are looked for there.
+        first_piece: documents that are looked at first where they are looked for by ``_id``.
+
+    """
 
     def __init__(
         self,
@@ -62,6 +68,9 @@ class CodeListing:
         campaign_id: str,
         code_type: CodeType | None,
         status: Status | None,
+        *,
+        short: int = _SHORT,
+        first_piece: int = _FIRST_PIECE,
     ) -> None:
         self._mongo = mongo
         self._telemetry = telemetry
@@ -71,10 +80,11 @@ class CodeListing:
         self._pieces = Pieces(
             mongo.codes,
             campaign_id,
-            first=_FIRST_PIECE,
+            first=first_piece,
             most=_LARGEST_PIECE,
             seconds=_PIECE_SECONDS,
         )
+        self._most = short
         self._short = False
         self._measured = float("-inf")
 
@@ -129,7 +139,7 @@ class CodeListing:
     async def _is_short(self, lanes: Sequence[_Lane]) -> bool:
         """Tell whether the stretches without order are short, as was lately seen."""
         if time.monotonic() - self._measured > _MEASURED_SECONDS:
-            left = _SHORT
+            left = self._most
             for lane in lanes:
                 if not lane.ordered and left >= 0:
                     left -= await self._length(lane, left + 1)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, suppress
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from pymongo.errors import AutoReconnect
 
 from codesvc.errors import DatabaseUnavailableError
 from codesvc.local.mongod import ReplicaSet, start_replica_set
-from codesvc.models import CodeType, Counts, UploadCounts
+from codesvc.models import CodeType, Counts, Status, UploadCounts
 
 FILE = numbered(12_000) + numbered(3_000)
 KNOWN = numbered(4_000, start=6_000)
@@ -141,3 +142,32 @@ async def test_the_life_of_codes(
     for rig in services:
         await rig.inventory.assign(CAMPAIGN, codes)
     assert await services[0].inventory.count(CAMPAIGN, CodeType.TM) == Counts(0, 0, 2_000)
+
+
+async def test_an_export(rigs: Rigs, replica_set: ReplicaSet, documents: Documents) -> None:
+    """It goes on at the new primary, with every code once, while others are uploaded."""
+    codes = numbered(20_000)
+    documents.insert_many([document(code) for code in codes])
+    services = [await rigs(mongo_driver=driver, mongo_timeout=28) for driver in ("motor", "pymongo")]
+
+    async def export(rig: Rig, status: Status | None, begun: asyncio.Event) -> list[str]:
+        found: list[str] = []
+        # As to a reader who takes his time, so that the failover comes in the middle.
+        async for some in rig.inventory.export(CAMPAIGN, code_type=CodeType.TM, status=status):
+            found += [one.code for one in some]
+            begun.set()
+            await asyncio.sleep(0.2)
+        return found
+
+    statuses = (None, Status.AVAILABLE)
+    begun = [asyncio.Event() for _ in range(4)]
+    exports = [
+        asyncio.create_task(export(rig, status, event))
+        for (rig, status), event in zip(product(services, statuses), begun, strict=True)
+    ]
+    await when(lambda: all(one.is_set() for one in begun), step_down, replica_set)
+    assert not any(one.done() for one in exports)
+    # Not one that is listed: of a type of its own.
+    await services[0].upload(numbered(500, prefix="BETWEEN-"), code_type=CodeType.EXTERNAL)
+    for found in await asyncio.gather(*exports):
+        assert found == codes

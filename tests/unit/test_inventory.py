@@ -10,10 +10,37 @@ import pytest
 
 from codesvc.errors import NotFoundError
 from codesvc.inventory import Inventory, Listing, utc_now
-from codesvc.models import ChangeCounts, Code, CodeType, Counts, Reservation, ReservedCode, Status
+from codesvc.models import (
+    ChangeCounts,
+    Code,
+    CodePage,
+    CodeType,
+    Counts,
+    Reservation,
+    ReservedCode,
+    Status,
+)
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123_000, tzinfo=UTC)
 TTL = timedelta(hours=24)
+
+
+@dataclass
+class Scripted:
+    """A listing whose pages are these, whatever is asked; it keeps that."""
+
+    pages: list[CodePage]
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+    async def page(self, *, after: str, limit: int, cut_off: datetime, patience: float) -> CodePage:
+        assert (cut_off, patience > 0) == (NOW - TTL, True)
+        self.asked.append((after, limit))
+        return self.pages.pop(0)
+
+
+def page(codes: str, following: str | None) -> CodePage:
+    """Make a page of codes of one letter."""
+    return CodePage(tuple(Code(one, CodeType.TM, Status.AVAILABLE, saved=NOW) for one in codes), following)
 
 
 @dataclass
@@ -23,6 +50,7 @@ class Shelf:
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     found: Code | None = None
     held: tuple[list[ReservedCode], datetime] | None = None
+    listed: Scripted = field(default_factory=lambda: Scripted([]))
 
     async def count(self, **arguments: Any) -> Counts:
         self.asked.append(("count", arguments))
@@ -37,7 +65,8 @@ class Shelf:
         return self.found
 
     def listing(self, **arguments: Any) -> Listing:
-        raise NotImplementedError
+        self.asked.append(("listing", arguments))
+        return self.listed
 
     async def reserve(self, **arguments: Any) -> list[ReservedCode]:
         self.asked.append(("reserve", arguments))
@@ -181,3 +210,31 @@ async def test_an_assigned_code_shows_the_hold_that_it_was_assigned_with(
     shelf.found = Code("A", CodeType.TM, Status.ASSIGNED, reserve_id="r", **dates)
     found = await inventory.find("c", "A")
     assert (found.reserve_id, found.reserved) == (("r", begun) if shown else (None, None))
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        # One more than was asked for: the page ends before that one.
+        (page("BCDE", "E"), page("BCD", "D")),
+        (page("BCD", None), page("BCD", None)),
+        (page("", None), page("", None)),
+        # The time was up: what had been found by then, if anything, and more to come.
+        (page("BC", "H"), page("BC", "H")),
+        (page("", "H"), page("", "H")),
+    ],
+)
+async def test_a_page(inventory: Inventory, shelf: Shelf, found: CodePage, told: CodePage) -> None:
+    shelf.listed.pages = [found]
+    assert await inventory.page("c", status=Status.ASSIGNED, after="A", limit=3) == told
+    assert shelf.listed.asked == [("A", 4)]
+    assert shelf.asked == [
+        ("listing", {"campaign_id": "c", "code_type": None, "status": Status.ASSIGNED}),
+    ]
+
+
+async def test_an_export_goes_on_past_pages_that_ended_early(inventory: Inventory, shelf: Shelf) -> None:
+    shelf.listed.pages = [page("BC", "F"), page("", "M"), page("N", "N"), page("", None)]
+    found = [one.code async for some in inventory.export("c", after="A") for one in some]
+    assert found == ["B", "C", "N"]
+    assert [after for after, _ in shelf.listed.asked] == ["A", "F", "M", "N"]
