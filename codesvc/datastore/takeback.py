@@ -15,8 +15,8 @@ read it.
 A code is deleted on condition that it is available at that moment, so a lender that has read it ahead does not find it
 any more, and one that has just lent it keeps it. What an upload saved anew carries another instant.
 
-A standalone server has no transactions: there, codes that were deleted when the process died may be missing in the
-count.
+A standalone server has no transactions: there, codes that were deleted when the process died, or the connection broke,
+may be missing in the count.
 """
 
 import asyncio
@@ -147,7 +147,9 @@ class CodesOfUpload:
         if moved:
             self._place, self._reached = end, end or ""
         else:
-            # Another process has done this piece.
+            if session is None and deleted.deleted_count:
+                await self._add(deleted.deleted_count)
+            # Another process has done this piece, or at least the rest of it.
             found = await self._mongo.uploads.find_one({"_id": self._upload_id}, {"saved": 1, "takenBack": 1})
             self._read(found or {})
 
@@ -168,6 +170,16 @@ class CodesOfUpload:
             session=session,
         )
         return bool(result.matched_count)
+
+    async def _add(self, count: int) -> None:
+        """Write down what was taken back where nothing undoes it, whoever moves the place."""
+        await self._mongo.uploads.update_one(
+            {"_id": self._upload_id},
+            {
+                "$inc": {"takenBack.count": count},
+                "$currentDate": {"takenBack.at": True, "updatedAt": True},
+            },
+        )
 
     @asynccontextmanager
     async def _together(self) -> AsyncIterator[AsyncSession | None]:

@@ -165,3 +165,40 @@ async def test_a_dry_run(rig: Rig) -> None:
     await rig.upload(codes[:100])
     assert await rig.dry_run([*codes, *codes[250:]]) == UploadCounts(200, 150)
     assert await rig.upload([*codes, *codes[250:]]) == UploadCounts(200, 150)
+
+
+async def test_an_upload_is_taken_back_by_two_processes(rigs: Rigs, documents: Documents) -> None:
+    """Each deletes some of the codes, and all are counted, though nothing binds the one to the other."""
+    services = [await rigs(mongo_driver=name) for name in ("motor", "pymongo")]
+    inserted, before = numbered(6_000), numbered(50, prefix="BEFORE-")
+    saved = START - timedelta(hours=1)
+    documents.insert_many([document(code, saved=saved) for code in inserted])
+    documents.insert_many([document(code) for code in before])
+    held = set(await services[0].reserve(40)) - set(before)
+    assigned = [code for code in inserted if code not in held][::1_000]
+    await services[1].inventory.assign(CAMPAIGN, assigned)
+    uploads = documents.database["uploads"]
+    record: dict[str, Any] = {
+        "_id": "of-a-standalone",
+        "campaignId": CAMPAIGN,
+        "state": "succeeded",
+        "saved": saved,
+    }
+    uploads.replace_one({"_id": record["_id"]}, record, upsert=True)
+
+    async def take_back(rig: Rig) -> None:
+        codes = rig.store.codes_of_upload(CAMPAIGN, record["_id"])
+        assert await codes.begin()
+        while not await codes.step(START - TTL):
+            pass
+
+    await asyncio.gather(*(take_back(rig) for rig in services for _ in range(3)))
+    kept = {*held, *assigned}
+    assert set(stored(documents)) == {*before, *kept}
+    taken = uploads.find_one({"_id": record["_id"]})["takenBack"]
+    assert (taken["count"], taken["done"]) == (len(inserted) - len(kept), True)
+    # Once more, when some have become available.
+    await services[0].inventory.release(CAMPAIGN, sorted(held))
+    await take_back(services[1])
+    assert set(stored(documents)) == {*before, *assigned}
+    assert uploads.find_one({"_id": record["_id"]})["takenBack"]["count"] == len(inserted) - len(assigned)
