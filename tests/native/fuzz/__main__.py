@@ -2,7 +2,7 @@
 
     python tests/native/fuzz SECONDS
 
-Each harness starts from its corpus in tests/native/fuzz/corpus, which is kept because of what it reaches; what is
+Each harness starts from its corpus, tests/native/fuzz/*.zip, which is kept because of what it reaches; what is
 found beyond it goes to build/fuzz, and what breaks a harness is left there too. Ends with 0 if nothing broke and the
 harnesses reached code at all. Where there is no clang with libFuzzer it says so in one line, and ends with 0.
 
@@ -19,6 +19,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
@@ -53,6 +54,8 @@ def main() -> int:
         return 0
     for name in HARNESSES:
         (OUT / name).mkdir(exist_ok=True)
+        with ZipFile(archive(name)) as kept:
+            kept.extractall(corpus(name))
         subprocess.run(
             [clang, *FLAGS, "-I", ROOT / "codesvc", HERE / f"{name}.c", "-o", binary(name)], check=True
         )
@@ -88,12 +91,22 @@ def binary(name: str) -> Path:
     return OUT / f"fuzz-{name}"
 
 
+def corpus(name: str) -> Path:
+    """Return where the corpus of a harness is unpacked to."""
+    return OUT / f"{name}-corpus"
+
+
+def archive(name: str) -> Path:
+    """Return where it is kept."""
+    return HERE / f"{name}.zip"
+
+
 def run(name: str, seconds: int) -> bool:
     """Fuzz for so many seconds; tell whether nothing broke."""
     command: list[str | Path] = [
         binary(name),
         OUT / name,
-        HERE / "corpus" / name,
+        corpus(name),
         f"-max_total_time={seconds}",
         f"-max_len={MAX_LENGTH}",
         f"-artifact_prefix={OUT}/{name}-",
@@ -119,14 +132,21 @@ def run(name: str, seconds: int) -> bool:
 
 
 def keep(name: str) -> None:
-    """Take over into the corpus what reaches more than it."""
-    corpus = HERE / "corpus" / name
+    """Keep as corpus, of it and of what was found, as little as reaches all that they reach."""
+    least = OUT / f"{name}-least"
+    shutil.rmtree(least, ignore_errors=True)
+    least.mkdir()
     subprocess.run(
-        [binary(name), "-merge=1", f"-max_len={MAX_LENGTH}", corpus, OUT / name],
+        [binary(name), "-merge=1", f"-max_len={MAX_LENGTH}", least, corpus(name), OUT / name],
         check=True,
         capture_output=True,
     )
-    print(f"{name}: {len(list(corpus.iterdir()))} inputs in the corpus")
+    inputs = sorted(least.iterdir())
+    with ZipFile(archive(name), "w", ZIP_DEFLATED) as kept:
+        for one in inputs:
+            # Without a date: the same inputs make the same archive.
+            kept.writestr(ZipInfo(one.name), one.read_bytes(), ZIP_DEFLATED)
+    print(f"{name}: {len(inputs)} inputs in the corpus")
 
 
 if __name__ == "__main__":
