@@ -42,6 +42,9 @@ _CLOSE_SECONDS: Final = 2.0
 _OWN_DESCRIPTORS: Final = 256
 _MOST_DESCRIPTORS: Final = 1 << 17
 
+# For the first request of those who connect at the end of the drain.
+_NEWCOMERS_SECONDS: Final = 1.0
+
 # Between a worker's ceasing to accept and its refusing of requests.
 _LEAVE_SECONDS: Final = 0.5
 
@@ -142,6 +145,10 @@ async def _serve(settings: Settings, member: Member | None) -> None:
         # It goes on where somebody asks for it once more.
         service.removals.drain()
         await drain.finish(lambda: app[EDGE].active + jobs.active, settings.drain_seconds, jobs.drain)
+        # Other workers go on accepting, if any has something to do yet.
+        if member is not None:
+            await member.cease()
+        await runner.cease(_NEWCOMERS_SECONDS)
         if indexes is not None:
             indexes.cancel()
             await asyncio.gather(indexes, return_exceptions=True)

@@ -119,6 +119,13 @@ class Connections:
         """How many there are."""
         return 0 if self.server is None else len(self.server._connections)  # noqa: SLF001
 
+    @property
+    def newcomers(self) -> int:
+        """How many have not had the head of a request yet."""
+        if self.server is None:
+            return 0
+        return sum(one._request_count == 0 for one in self.server._connections)  # noqa: SLF001
+
     def start(self, server: Server) -> None:
         """Look after ``server`` from now on."""
         self.server = server

@@ -23,6 +23,7 @@ from codesvc.web.problems import RequestError
 from codesvc.web.routes import EDGE, TELEMETRY
 
 _OUTSIDE: Final = RouteInfo(UNMATCHED, protected=False)
+_POLL_SECONDS: Final = 0.01
 _logger = getLogger(__name__)
 
 
@@ -36,6 +37,20 @@ class WebRunner(web.AppRunner):
         usual = {"access_log": None, "auto_decompress": False, "keepalive_timeout": KEEP_ALIVE_SECONDS}
         super().__init__(app, **usual | kwargs)
         self._watch = Connections(patience or Patience())
+
+    async def cease(self, seconds: float) -> None:
+        """Accept no more; wait until those who have connected just now have sent a request, for so long at most.
+
+        Who has no reply on a new connection cannot know that the process was about to end.
+        """
+        for site in list(self.sites):
+            await site.stop()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        # What was accepted in this turn of the loop is a connection in the next.
+        await asyncio.sleep(_POLL_SECONDS)
+        while self._watch.newcomers and loop.time() < deadline:  # noqa: ASYNC110 - requests are not to pay for an event
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _make_server(self) -> web.Server:
         server = _Server(await super()._make_server(), self.app[EDGE], self._watch)

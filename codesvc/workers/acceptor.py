@@ -67,6 +67,10 @@ class Acceptor:
         for handle in self._waiting.values():
             handle.cancel()
 
+    async def opened(self) -> None:
+        """Wait until every connection that was accepted is one of the server's."""
+        await asyncio.gather(*self._opening, return_exceptions=True)
+
     def tell(self) -> None:
         """Tell the others how many connections are open: they may have been closed since the last was accepted."""
         if not self._stopped:

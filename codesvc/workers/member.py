@@ -156,6 +156,12 @@ class Member:
         if self._acceptor is not None:
             self._acceptor.stop()
 
+    async def cease(self) -> None:
+        """Accept no more, and wait until what was accepted is a connection of the server."""
+        self.leave()
+        if self._acceptor is not None:
+            await self._acceptor.opened()
+
     async def other_figures(self, own: bytes) -> list[bytes]:
         """Return the figures of all other processes: the supervisor and the workers that died included.
 

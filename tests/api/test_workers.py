@@ -238,11 +238,16 @@ def test_sigterm_drains_all(pair: World, s3_proxy: Proxy, campaign: str) -> None
     pids = workers(service).values()
     upload = Upload(pair, s3_proxy, campaign)
     service.signal(signal.SIGTERM)
-    # The one that has nothing to do may end at once; the other answers until the upload has ended.
     draining = eventually(
         lambda: found if (found := service.get("/readyz", auth=None)).status == 503 else None, limit=5
     )
     assert_problem(draining, 503, "draining")
+    # The one that has nothing to do ends at once, and whoever it had accepted has had a reply.
+    while all(alive(pid) for pid in pids):
+        # 200 from one that is told a moment later than the other.
+        assert service.get("/readyz", auth=None).status in {200, 503}
+    # The other one answers until the upload has ended.
+    assert_problem(service.get("/readyz", auth=None), 503, "draining")
     assert not upload.reply.done()
     assert total(service, "upload_codes_total", outcome="inserted") > 0
     s3_proxy.resume()

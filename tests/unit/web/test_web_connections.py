@@ -32,6 +32,9 @@ class Host:
     async def connect(self) -> Streams:
         return await asyncio.open_connection(*self.address[:2])
 
+    async def cease(self, seconds: float) -> None:
+        await self._runner.cease(seconds)
+
     def connections(self) -> list[RequestHandler]:
         assert self._runner.server is not None
         return self._runner.server.connections
@@ -203,3 +206,29 @@ async def test_idle_connections_end(service: Service) -> None:
     await closed(streams)
     streams[1].close()
     await runner.cleanup()
+
+
+async def test_who_has_just_connected_is_answered_before_the_end(service: Service) -> None:
+    async with hosted(service, Patience()) as host:
+        kept, silent = [await host.connect() for _ in range(2)]
+        assert (await answer(kept)).startswith(b"HTTP/1.1 200")
+        await until(lambda: len(host.connections()) == 2)
+        ceasing = asyncio.create_task(host.cease(60))
+        await asyncio.sleep(0.1)
+        assert not ceasing.done(), "one of them has had no reply yet"
+        with pytest.raises(ConnectionRefusedError):
+            await host.connect()
+        assert (await answer(silent)).startswith(b"HTTP/1.1 200")
+        async with asyncio.timeout(10):
+            await ceasing
+        for _, writer in (kept, silent):
+            writer.close()
+
+
+async def test_who_connects_and_says_nothing_does_not_hold_the_end_up(service: Service) -> None:
+    async with hosted(service, Patience()) as host:
+        silent = await host.connect()
+        await until(lambda: len(host.connections()) == 1)
+        async with asyncio.timeout(10):
+            await host.cease(0.1)
+        silent[1].close()
