@@ -64,8 +64,9 @@ def upload_paths(schemas: Json) -> dict[str, Json]:
             "get": operation(
                 "uploads",
                 "Look at one upload",
-                "Tells how far an upload has come. `failed` with the error `interrupted`: the process that ran it is "
-                "gone; to send the upload again is safe.",
+                "Tells how far an upload has come. Another process goes on with it if the one that runs it goes away. "
+                "`failed` with the error `interrupted`: five in a row have died without coming further; to send the "
+                "upload again is safe.",
                 operation_id="getUpload",
                 reply=UploadResource,
                 problems=("notFound",),

@@ -92,7 +92,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "metricsUnavailable": Problem(503, "The metrics are not available", retry_after=1),
     "overloaded": Problem(503, "The service has as much to do as it can", retry_after=1),
     "tooManyUploads": Problem(503, "Too many uploads are under way", retry_after=15),
-    "interrupted": Problem(503, "The process that ran the upload is gone", retry_after=1),
+    "interrupted": Problem(503, "The processes that ran the upload are gone", retry_after=1),
     "draining": Problem(503, "This process is shutting down", retry_after=1),
 }
 
