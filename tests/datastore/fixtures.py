@@ -34,7 +34,7 @@ def rig_database(mongo: MongoClient[dict[str, Any]]) -> Iterator[str]:
 @pytest.fixture
 def database_name(mongo: MongoClient[dict[str, Any]], rig_database: str) -> str:
     """The name of a database whose collections are empty."""
-    for collection in ("codes", "campaigns", "duties"):
+    for collection in ("codes", "campaigns", "duties", "uploads", "invalid_rows"):
         mongo[rig_database][collection].delete_many({})
     return rig_database
 
