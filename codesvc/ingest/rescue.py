@@ -94,6 +94,9 @@ class Rescue:
                     pass
             except CodesvcError as error:
                 logger.info("uploads left behind were not looked for", extra={"reason": str(error)})
+            except Exception:
+                # A record that this version cannot read, say: nobody else may be left behind for it.
+                logger.exception("an upload left behind was not taken over")
 
     async def _take_over(self) -> bool:
         """Take over one upload that was left behind, if there is one; tell whether there was."""

@@ -331,3 +331,19 @@ async def test_who_has_lost_an_upload_says_so(process: Start, rig: Rig, uploads:
         await running
     assert (end.state, end.progress.counts) == ("succeeded", UploadCounts(320, 0))
     assert await lives.jobs.get(CAMPAIGN, "u-1") == end
+
+
+async def test_a_record_that_cannot_be_read_holds_nobody_up(process: Start, uploads: Documents) -> None:
+    pieces = [lines(40, start=40 * number) for number in range(8)]
+    async with dying_at(process, pieces, 4) as (_, upload):
+        strange = uploads.find_one({})
+    # It comes first, since its lease was over long before.
+    strange |= {
+        "_id": "strange",
+        "type": "of another version",
+        "leaseUntil": INSTANT,
+        "saved": INSTANT + HOUR,
+    }
+    uploads.insert_one(strange)
+    end = await ended(process(File(pieces), lives=True).jobs, upload.id)
+    assert (end.state, end.progress.counts) == ("succeeded", UploadCounts(320, 0))
