@@ -77,7 +77,9 @@ environment (default):
   CODESVC_MAX_CONNECTIONS         connections of callers to a process (8192)
   CODESVC_MAX_UPLOADS             uploads that run at once in a process (16)
   CODESVC_MAX_QUEUED_UPLOADS      uploads that wait there for their turn (1000)
+  CODESVC_UPLOAD_LEASE            seconds of silence after which another process goes on with one (25)
   CODESVC_UPLOAD_TTL              seconds for which it is kept what became of one (2592000)
+  CODESVC_IDEMPOTENCY_TTL         seconds for which a reply is kept under its Idempotency-Key (86400)
 
   CODESVC_RESERVATION_TTL         seconds a hold lasts (86400)
   CODESVC_MAX_RESERVE             codes in one reserve (10000)

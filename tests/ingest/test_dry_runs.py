@@ -123,7 +123,8 @@ async def test_invalid_rows_are_told_once() -> None:
     rows[200] = "\x02"
     kept: list[bytes] = []
 
-    async def keep(lines: bytes) -> None:
+    async def keep(number: int, lines: bytes) -> None:
+        assert number == len(kept)
         kept.append(lines)
 
     report = await run(dry_runs(File(pieces(rows)), Stock(), most_hashes=50), keep_invalid=keep)
@@ -156,7 +157,7 @@ async def test_how_it_would_be_rejected(most_hashes: int) -> None:
 async def test_begin_is_asked_once() -> None:
     sizes: list[int] = []
 
-    async def begin(size: int) -> datetime:
+    async def begin(size: int, _etag: str | None) -> datetime:
         sizes.append(size)
         return datetime(2026, 1, 1, tzinfo=UTC)
 

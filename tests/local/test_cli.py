@@ -170,7 +170,7 @@ def test_indexes(service: dict[str, str], mongo: MongoClient[dict[str, Any]]) ->
     database = mongo[service["CODESVC_MONGO_DATABASE"]]
     found = {
         name
-        for collection in ("codes", "campaigns", "uploads", "invalid_rows")
+        for collection in ("codes", "campaigns", "uploads", "invalid_rows", "idempotency_keys")
         for name in database[collection].index_information()
     }
     assert set(first.stdout.split()) == found - {"_id_"}
