@@ -25,7 +25,7 @@ from typing import Final, Protocol
 
 from codesvc._fastcsv import NOT_SEEN, Batch, Distinct
 from codesvc.errors import DrainingError, UploadRejectedError
-from codesvc.ingest.flight import KeepInvalid, Told, UploadTelemetry
+from codesvc.ingest.flight import KeepInvalid, Permit, Told, UploadTelemetry
 from codesvc.ingest.outcomes import outcome_told
 from codesvc.ingest.pipeline import Begin, Halt, Options, Source, Stream, Telemetry, Uploads
 from codesvc.models import Checkpoint, CodeType, Progress, UploadCounts, UploadReport
@@ -96,6 +96,7 @@ class DryRuns:
         keep_invalid: KeepInvalid | None = None,
         checkpoint: Checkpoint | None = None,  # noqa: ARG002
         etag: str | None = None,
+        permit: Permit | None = None,  # noqa: ARG002 - nothing is written
     ) -> UploadReport:
         """Tell what ``Uploads.run`` would return if it were called now with the same arguments.
 

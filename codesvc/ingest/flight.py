@@ -20,6 +20,8 @@ from codesvc._fastcsv import Batch, Extractor
 from codesvc.models import MAX_SAMPLES, Checkpoint, InvalidRow, Progress, UploadCounts
 
 KeepInvalid = Callable[[int, bytes], Awaitable[None]]
+# Returns when a batch may be written; raises where none may be any more.
+Permit = Callable[[], Awaitable[None]]
 
 # (offset, line, after CR, codes, invalid rows), see Extractor.point; the last two since this process began.
 Point = tuple[int, int, bool, int, int]
@@ -108,6 +110,7 @@ class Flight:
         invalid: "Invalid",
         concurrency: int,
         gate: asyncio.Semaphore,
+        permit: Permit | None = None,
     ) -> None:
         self._writer = writer
         self._told = told
@@ -115,6 +118,7 @@ class Flight:
         self._invalid = invalid
         self._concurrency = concurrency
         self._gate = gate
+        self._permit = permit
         self._waiting: deque[tuple[Batch, _Run]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()
@@ -218,6 +222,8 @@ class Flight:
     async def _write(self, batch: Batch, run: _Run) -> None:
         try:
             async with self._gate:
+                if self._permit is not None:
+                    await self._permit()
                 with self._told.batch(len(batch)) as told:
                     counts = await self._writer.write(batch)
                     told.tell(inserted=counts.inserted, updated=counts.updated + batch.repeats)

@@ -25,7 +25,7 @@ from codesvc.errors import (
     SourceDamagedError,
     UploadRejectedError,
 )
-from codesvc.ingest.flight import BatchWriter, Flight, Invalid, KeepInvalid, Meter, UploadTelemetry
+from codesvc.ingest.flight import BatchWriter, Flight, Invalid, KeepInvalid, Meter, Permit, UploadTelemetry
 from codesvc.ingest.outcomes import outcome_told
 from codesvc.models import (
     MAX_SAMPLES,
@@ -118,6 +118,11 @@ class Halt:
             if self._block is not None:
                 self._block.reschedule(0)
 
+    def check(self) -> None:
+        """Raise the reason of the halt if one was called."""
+        if self._reason is not None:
+            raise self._reason
+
     def no_more(self) -> None:
         """Let the block go on to its end: it is too late for a halt that is called from now on."""
         block, self._block = self._block, None
@@ -127,8 +132,7 @@ class Halt:
     @asynccontextmanager
     async def block(self) -> AsyncIterator[None]:
         """Run a block that raises the reason of the halt as soon as one is called."""
-        if self._reason is not None:
-            raise self._reason
+        self.check()
         block = asyncio.timeout(None)
         try:
             async with block:
@@ -186,6 +190,7 @@ class Uploads:
         keep_invalid: KeepInvalid | None = None,
         checkpoint: Checkpoint | None = None,
         etag: str | None = None,
+        permit: Permit | None = None,
     ) -> UploadReport:
         """Load a file's codes into a campaign.
 
@@ -198,6 +203,8 @@ class Uploads:
         ``checkpoint`` is what an earlier ``progress`` told of the same upload, whose file had this ``etag``: it goes on
         there, and the report is of both together. What the earlier one wrote after the checkpoint is counted as
         updated.
+
+        ``permit`` is asked before each batch is written: it returns when that may be; what it raises ends the upload.
 
         Raises:
             SourceNotFoundError, SourceChangedError, StorageUnavailableError: see the source.
@@ -241,7 +248,9 @@ class Uploads:
                 )
                 meter = Meter(stream, extractor, told, progress, checkpoint)
                 invalid = Invalid(extractor, keep_invalid, checkpoint)
-                flight = Flight(writer, told, meter, invalid, self._options.write_concurrency, self._gate)
+                flight = Flight(
+                    writer, told, meter, invalid, self._options.write_concurrency, self._gate, permit
+                )
                 damage: SourceDamagedError | None = None
                 try:
                     damage = await self._pump(stream, extractor, flight, meter, invalid, batch_size)

@@ -24,7 +24,7 @@ from codesvc.errors import (
     UploadCancelledError,
     UploadInterruptedError,
 )
-from codesvc.ingest.flight import KeepInvalid
+from codesvc.ingest.flight import KeepInvalid, Permit
 from codesvc.ingest.job import CANCELLED, Clock, Job
 from codesvc.ingest.pipeline import Begin, Halt, Source
 from codesvc.ingest.turns import Turn, Turns
@@ -42,6 +42,8 @@ _LAST_WORD_TRIES: Final = 5
 _MOST_ATTEMPTS: Final = 5
 # Where MongoDB or S3 is away, the first time; then twice as long, and so on.
 _PAUSE_SECONDS: Final = 30
+
+_PERMIT_SECONDS: Final = 0.05
 
 _INTERRUPTED: Final = (
     "One process after the other that ran the upload has gone. To send the upload again is safe."
@@ -69,6 +71,7 @@ class Pipeline(Protocol):
         keep_invalid: KeepInvalid,
         checkpoint: Checkpoint,
         etag: str | None,
+        permit: Permit,
     ) -> UploadReport:
         """Load a file."""
 
@@ -189,6 +192,14 @@ class Runner:
         async def keep_invalid(number: int, rows: bytes) -> None:
             await self._words.keep_invalid(job.upload.id, job.generation, number, rows)
 
+        async def permit() -> None:
+            # Whoever has stood still for the time of a lease hears first whether the upload is still its own.
+            while time.monotonic() - job.renewed >= self._lease:
+                job.halt.check()
+                await asyncio.sleep(_PERMIT_SECONDS)
+            if job.lost:
+                job.halt.check()
+
         async with self._turn(job) as turn:
             pipeline = self._dry_runs if order.dry_run else self._pipeline
             return await pipeline.run(
@@ -204,6 +215,7 @@ class Runner:
                 # What a dry run knows of the codes that it has met is gone with its process: it begins anew.
                 checkpoint=Checkpoint() if order.dry_run else job.start,
                 etag=job.etag,
+                permit=permit,
             )
 
     @asynccontextmanager

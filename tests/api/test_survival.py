@@ -175,26 +175,42 @@ def test_drained_while_its_caller_waits(peer: World, dying: World, s3_proxy: Pro
     file.assert_exact(peer.service, address)
 
 
+def writes_nothing(world: World) -> bool:
+    time.sleep(0.02)
+    return figure(world.service, "upload_batches_in_flight") == 0
+
+
 def test_stood_still_for_longer_than_the_lease(
     peer: World, dying: World, s3_proxy: Proxy, campaign: str
 ) -> None:
-    """It comes back when another has gone on, even with what it had not sent: nothing changes, and its caller hears."""
+    """It comes back when another has gone on, and what it had not sent is not sent any more; its caller hears.
+
+    Not even when the upload has been taken back meanwhile: what is gone does not come back.
+    """
     file = File(peer, campaign)
+    known = peer.stored(campaign)
     held = s3_proxy.stall_after(300_000)
     with waiting_caller(dying, file) as reply:
         assert held.wait(30)
         address = its_address(peer, campaign, file)
+        eventually(lambda: record(peer, address)["checkpoint"], limit=15)
+        # What is on its way to the server cannot be called back.
+        eventually(lambda: all(writes_nothing(dying) for _ in range(10)), limit=20)
         dying.service.signal(signal.SIGSTOP)
         try:
             eventually(lambda: record(peer, address)["generation"] == 1, limit=3 * LEASE)
             s3_proxy.resume()
             file.assert_exact(peer.service, address)
+            taken = peer.service.request("DELETE", address).json()
+            assert taken["takenBack"]["count"] == DISTINCT - KNOWN
+            assert peer.stored(campaign) == known
         finally:
             dying.service.signal(signal.SIGCONT)
         told: Reply = reply.result(20)
     assert_problem(told, 503, "draining")
     assert told.header("Location") == address
-    file.assert_exact(dying.service, address)
+    assert peer.stored(campaign) == known
+    assert dying.service.get(address).json() == taken
     assert figure(dying.service, 'uploads_handed_over_total{reason="lost"}') == 1
 
 
