@@ -106,6 +106,26 @@ def requests() -> list[Panel]:
             for share in (0.5, 0.95, 0.99)
         ),
         graph(
+            "Refused for want of room",
+            "Which bound on what a process takes on at once was met?",
+            Query(rate("http_requests_refused_total", "reason"), "{{reason}}"),
+            unit="reqps",
+            runbooks=["CodesvcCallsRefused"],
+        ),
+        graph(
+            "Calls under way",
+            "How near is the busiest process to what it takes on at once?",
+            Query(f"max by (kind) (http_requests_in_flight{{{POD}}})", "{{kind}}"),
+            unit="none",
+            runbooks=["CodesvcCallsRefused"],
+        ),
+        graph(
+            "Connections ended by force",
+            "Which callers are cut off?",
+            Query(rate("http_connections_ended_total", "reason"), "{{reason}}"),
+            unit="ops",
+        ),
+        graph(
             "How fast the budget burns",
             "1 uses up the budget of errors in exactly 30 days; what do the windows of the alerts see?",
             *(
