@@ -14,7 +14,7 @@ from benchmarks import micro
 from benchmarks.bench import Bench, single, three
 from benchmarks.publish import publish, write
 from benchmarks.report import Report
-from benchmarks.suites import durability, indexing, inventory, latency, load, scale, tuning
+from benchmarks.suites import durability, indexing, inventory, latency, load, overload, scale, tuning
 
 OUT: Final = Path("build/bench")
 
@@ -24,6 +24,7 @@ SUITES: Final[dict[str, tuple[Place, Callable[[Bench, Report, int], None]]]] = {
     "load": (single, load.run),
     "scale": (single, scale.run),
     "latency": (single, latency.run),
+    "overload": (single, overload.run),
     "inventory": (single, inventory.run),
     "indexing": (single, indexing.run),
     "tuning": (single, tuning.run),
