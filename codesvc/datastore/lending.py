@@ -104,7 +104,10 @@ class Lending:
 
 
 class _Lender:
-    """Serves the callers of one campaign and type, in the order in which they came."""
+    """Serves the callers of one campaign and type: those who wait together in the order in which they came.
+
+    Who comes while others are being served may overtake them.
+    """
 
     def __init__(
         self,
@@ -259,28 +262,45 @@ class _Lender:
     async def _hold(self, shares: Sequence[Share]) -> None:
         """Hold codes in one command, and add those that are held to their orders."""
         wanted = sum(len(share.candidates) for share in shares)
-        try:
-            held = await self._holds.hold(shares)
-        except PyMongoError as error:
-            if not may_be_sent_again(error) and not isinstance(error, WriteConcernError):
-                raise
-            held = None  # it may have been carried out, or not, or in part, or not lastingly
+        held, doubtful = await self._until_answered(shares)
         if held == wanted:
             for share in shares:
                 share.held()
             return
-        if held is None:
-            await asyncio.sleep(_FIRST_PAUSE)
-        else:
+        if not doubtful:
             self._telemetry.reserve_conflicts(wanted - held)
         found = await self._holds.read_back(shares)
         for share in shares:
             # A candidate that was read where a failover had not come through yet may be held for the order already.
             anew = found.difference(one.code for one in share.order.held)
             share.order.held += [one for one in share.candidates if one.code in anew]
-        if held is None:
+        if doubtful:
             # Once a later write is acknowledged by a majority, so is what was read.
             await self._motion.confirm(self._campaign_id)
+
+    async def _until_answered(self, shares: Sequence[Share]) -> tuple[int, bool]:
+        """Hold codes; tell how many the last command held, and whether others may be held by one before it.
+
+        A command whose connection is lost may have been carried out, or be carried out only after the codes have been
+        looked at: it would hold them for an order that has got others by then. So it is sent again: once that is
+        answered, each code is held, by whichever of the two, and there is nothing left for a late one to do.
+        """
+        deadline = max(share.order.deadline for share in shares)
+        pause = _FIRST_PAUSE
+        doubtful = False
+        while True:
+            try:
+                return await self._holds.hold(shares), doubtful
+            except WriteConcernError:
+                await asyncio.sleep(pause)
+                return 0, True  # carried out, but perhaps not lastingly
+            except PyMongoError as error:
+                if not may_be_sent_again(error) or time.monotonic() > deadline:
+                    raise
+            doubtful = True
+            self._telemetry.command_retried()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _give_back(self, orders: Iterable[Order]) -> None:
         for order in orders:

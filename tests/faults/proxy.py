@@ -38,6 +38,8 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._lose: tuple[Callable[[bytes], bool], int] | None = None
+        self._delay: Callable[[bytes], bool] | None = None
+        self._delayed: list[bytes] = []
         self._cuts: list[int] = []
         self._trickle: tuple[int, float] | None = None
 
@@ -84,6 +86,18 @@ class Proxy:
     def lose_replies(self, to: Callable[[bytes], bool], *, times: int = 1) -> None:
         """Let requests for which ``to`` is true through, wait for the reply, throw it away and reset the connection."""
         self._lose = (to, times)
+
+    def delay_request(self, which: Callable[[bytes], bool]) -> None:
+        """Keep the next request for which ``which`` is true from the server, and reset its connection."""
+        self._delay = which
+
+    async def deliver(self) -> None:
+        """Let the server have the request that was kept, and wait until it has carried it out."""
+        reader, writer = await asyncio.open_connection(_LOOPBACK, self._upstream)
+        writer.write(self._delayed.pop())
+        assert await reader.read(_CHUNK)
+        writer.close()
+        await writer.wait_closed()
 
     def cut_replies_after(self, *sizes: int) -> None:
         """Reset one connection after each so many bytes passed back over it, in the order of connecting."""
@@ -134,6 +148,11 @@ class Proxy:
         with suppress(OSError):
             while chunk := await reader.read(_CHUNK):
                 await self._flowing.wait()
+                if self._delay is not None and self._delay(chunk):
+                    self._delay = None
+                    self._delayed.append(chunk)
+                    connection.reset()
+                    return
                 if self._lose is not None and self._lose[0](chunk):
                     connection.losing = True
                     what, times = self._lose

@@ -66,6 +66,19 @@ async def test_a_reply_that_is_lost(proxied: Rig, proxy: Proxy, documents: Docum
     assert sorted(lent.codes) == codes
 
 
+async def test_a_command_that_is_carried_out_long_after_its_connection_was_reset(
+    proxied: Rig, proxy: Proxy, documents: Documents
+) -> None:
+    documents.insert_many([document(code) for code in numbered(400)])
+    proxy.delay_request(command("update"))
+    found = await asyncio.gather(*(proxied.reserve(5) for _ in range(6)))
+    await proxy.deliver()
+    # It holds nothing but what somebody was told.
+    told = sorted(code for codes in found for code in codes)
+    assert len(told) == 30
+    assert sorted(stored(documents, reserveId={"$exists": True})) == told
+
+
 async def test_connections_that_are_reset_again_and_again(
     proxied: Rig, proxy: Proxy, documents: Documents
 ) -> None:
