@@ -70,6 +70,8 @@ async def test_ended_holds_are_as_they_were_after_a_refusal(rig: Rig, documents:
 
 async def test_who_asks_for_less_gets_what_is_left(rig: Rig, documents: Documents) -> None:
     documents.insert_many([document(code) for code in numbered(8)])
+    # The first of all who ask a process asks the server what it is, and would not wait together with the others.
+    await rig.mongo.deployment()
     # They wait together and are served in turn: 8 are too few for the first, the second takes 5, and 3 are left.
     assert await outcomes([(rig, 10, 9), (rig, 5, 5), (rig, 4, 4), (rig, 4, 0)]) == [None, 5, None, 3]
     assert await rig.inventory.count(CAMPAIGN, CodeType.TM) == Counts(0, 8, 0)
