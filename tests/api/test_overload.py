@@ -1,7 +1,7 @@
 """Five times as many callers as are served: the others are told so, and nothing grows.
 
-Figures are compared with those of the same service a moment before, and bounds are generous: others may have the
-machine at the same time. The suite ``overload`` of the benchmarks has the figures themselves.
+Figures are compared with those of the same service a moment before, and the best of a few rounds counts: others may
+have the machine at the same time. The suite ``overload`` of the benchmarks has the figures themselves.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from .overload import ask
 from .world import Hosting, World
 
 PLACES: Final = 8
-ROUNDS: Final = 3
+ROUNDS: Final = 5
 SECONDS: Final = 0.7
 
 
@@ -62,7 +62,9 @@ async def test_five_times_what_it_takes(small: World) -> None:
         assert crowded.refused > 0
         ratios.append(crowded.slowest / normal.slowest)
         served, usual = served + len(crowded.served), usual + len(normal.served)
-    assert min(ratios) < 5, f"p99 of those served, in times the usual: {ratios}"
+        if ratios[-1] < 3:
+            break
+    assert min(ratios) < 3, f"p99 of those served, in times the usual: {ratios}"
     assert served > usual / 5, f"{served} served, {usual} without the crowd"
     assert resident(small) - before < 32 << 20
     assert metric(small, 'http_requests_refused_total{reason="request"}') > 0
