@@ -5,6 +5,7 @@
 runs them by hand. How they take turns is told in conftest.py, what they hold and what they compare in each module.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +29,17 @@ def run(report: Report, *, quick: bool, out: Path) -> None:
     sys.stderr.write(f"micro suites: {log} tells how far they are\n")
     command = [sys.executable, "-m", "pytest", "benchmarks/micro", "-v", "-p", "no:cacheprovider"]
     command += [f"--benchmark-json={figures}", "--benchmark-quiet", *["--quick"] * quick]
+    # Called from a test that pytest-xdist has dealt to a worker, it is no worker itself: one may not measure.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     with log.open("wb") as output:
         code = subprocess.run(
-            command, cwd=_ROOT, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
+            command,
+            cwd=_ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            check=False,
         ).returncode
     if code:
         sys.stderr.write("\n".join(log.read_text(errors="replace").splitlines()[-30:]) + "\n")
