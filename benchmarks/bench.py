@@ -20,7 +20,7 @@ from pymongo.write_concern import WriteConcern
 from benchmarks.data import Profile, write_file
 from benchmarks.processes import RequestError, ServiceUnderTest, file_server, service, textbook, usage
 from benchmarks.report import Report, Table, Target
-from codesvc.datastore.indexes import INDEXES
+from codesvc.datastore.indexes import CODE_INDEXES
 from codesvc.local.mongod import Mongod, MongodOptions, ReplicaSet, start_replica_set
 
 CAMPAIGN: Final = "1"
@@ -126,11 +126,12 @@ class Bench:
         return File(key, path, count)
 
     @contextmanager
-    def database(self, indexes: Mapping[str, Sequence[tuple[str, int]]] = INDEXES) -> Iterator[str]:
-        """An empty database with the indexes, dropped afterwards."""
+    def database(self, indexes: Mapping[str, Mapping[str, Any]] = CODE_INDEXES) -> Iterator[str]:
+        """An empty database with the indexes, the keys and options of each by its name, dropped afterwards."""
         name = f"bench-{time.time_ns()}"
-        for index, keys in indexes.items():
-            self.client[name].codes.create_index(keys, name=index)
+        if indexes:
+            specified = [{"name": index, **options} for index, options in indexes.items()]
+            self.client[name].command("createIndexes", "codes", indexes=specified)
         # What the run before has left to the secondaries is not this one's.
         self._barrier(name, self._members)
         try:

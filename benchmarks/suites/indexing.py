@@ -35,7 +35,7 @@ def run(bench: Bench, report: Report, rounds: int) -> None:  # noqa: ARG001 - si
     points = [row.tobytes().decode() for row in codes(count, count + probes)]
     rows = []
     for name, keys in CHOICES.items():
-        with bench.database({"chosen": keys} if keys else {}) as database:
+        with bench.database({"chosen": {"key": dict(keys)}} if keys else {}) as database:
             run_ = bench.fill(database, file)
             collection = bench.client[database].codes
             sizes = bench.client[database].command("collStats", "codes")["indexSizes"]

@@ -38,10 +38,16 @@ INDEXES: Final[dict[str, list[tuple[str, int]]]] = {
     ],
     BY_RESERVATION: [("reserveId", 1)],
 }
-"""Of the collection of codes."""
+"""Of the collection of codes: the keys alone."""
 
 _SPARSE: Final = frozenset({BY_RESERVATION})
 """They hold no code that was never held, so that an upload does not touch them."""
+
+CODE_INDEXES: Final[dict[str, dict[str, Any]]] = {
+    name: {"key": dict(keys)} | ({"sparse": True} if name in _SPARSE else {})
+    for name, keys in INDEXES.items()
+}
+"""Of the collection of codes: the keys and the options, as MongoDB takes them."""
 
 CAMPAIGN_INDEXES: Final[dict[str, list[tuple[str, int]]]] = {
     "campaigns_by_writer": [("writers.id", 1)],
@@ -76,10 +82,7 @@ OBSOLETE: Final[tuple[str, ...]] = ()
 """Indexes of codes that an earlier version needed."""
 
 _ALL: Final[dict[str, dict[str, dict[str, Any]]]] = {
-    COLLECTION: {
-        name: {"key": dict(keys)} | ({"sparse": True} if name in _SPARSE else {})
-        for name, keys in INDEXES.items()
-    },
+    COLLECTION: CODE_INDEXES,
     CAMPAIGNS: {name: {"key": dict(keys)} for name, keys in CAMPAIGN_INDEXES.items()},
     UPLOADS: UPLOAD_INDEXES,
     INVALID_ROWS: INVALID_ROW_INDEXES,
