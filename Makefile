@@ -24,15 +24,20 @@ help: ## list the targets
 run: build ## start everything, load 1,000,000 codes, stay up until Ctrl-C
 	@$(PY) -m codesvc dev $(ARGS)
 
-test: build ## the native core under sanitizers, then the whole test suite on a real mongod
+test: build ## the native core under sanitizers, fuzzed and measured, then the whole test suite on a real mongod
 	@$(PY) .ci/tools.py
-	@$(PY) tests/native/sanitize.py -q
+	@$(MAKE) --no-print-directory -j 2 --output-sync sanitized covered
 	@$(PY) tests/native/fuzz 60
-	@# Those tests that do not run for long: it is enough to see that the shares are measured.
+	@$(MAKE) --no-print-directory drivers ARGS='-q -k "not test_model and not test_bursts"'
+	@# Two at once, since most tests wait for a process or a clock; those of one file share what they start. In the
+	@# order of the folders: the last ones have many short tests, so that neither of the two waits for the other.
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+.PHONY: sanitized covered
+sanitized:
+	@$(PY) tests/native/sanitize.py -q
+covered: # by those tests that do not run for long: it is enough to see that the shares are measured
 	@$(PY) tests/native/measure_coverage.py -k "interface or batches or lookup or write_reply or distinct"
-	@$(MAKE) --no-print-directory drivers ARGS=-q
-	@# Two at once, since most tests wait for a process or a clock; those of one file share what they start.
-	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 drivers: build $(DRIVERS)/.installed ## the datastore's tests, on the oldest drivers of MongoDB that are allowed
 	@PYTHONPATH=$(DRIVERS) $(PY) -c 'import motor, pymongo; print(f"PyMongo {pymongo.version}, Motor {motor.version}")'
