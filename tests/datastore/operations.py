@@ -30,6 +30,21 @@ class Count:
     def explain(self, model: Model, reply: Counts) -> None:
         model.count(self.type, reply)
 
+    def explain_amid(self, reserves: Sequence["Reserve"], model: Model, reply: Counts) -> None:
+        """Fail unless the reply may be had while the reserves are under way; the model is as before them.
+
+        It is of one instant, but they hold codes one after the other, some of which they may give back.
+        """
+        before = {status: model.count_of(self.type, status) for status in Status}
+        wanted = sum(one.count for one in reserves if one.type is self.type)
+        held = reply.reserved - before[Status.RESERVED]
+        most = min(wanted, before[Status.AVAILABLE])
+        assert 0 <= held <= most, f"{self.type}: {reply}, {held} held of {most} that may be"
+        assert reply.available == before[Status.AVAILABLE] - held, (
+            f"{self.type}: {reply} is of no one instant"
+        )
+        assert reply.assigned == before[Status.ASSIGNED], f"{self.type}: {reply}, and nobody assigns"
+
 
 @dataclass(frozen=True, slots=True)
 class CountStatus:
@@ -148,8 +163,18 @@ Told = tuple[Operation, Any]
 def explained(before: Model, told: Sequence[Told], documents: dict[str, dict[str, Any]]) -> Model | None:
     """Find an order in which the operations, one after the other, give just these replies and documents.
 
-    Returns what the model is after them, or None: what was asked at once did not happen in any order.
+    Returns what the model is after them, or None: what was asked at once did not happen in any order. Counts beside
+    reserves are in none: they may see a part of one.
+
+    Raises:
+        AssertionError: a count that may not be seen at any moment of the reserves.
+
     """
+    reserves = [operation for operation, _ in told if isinstance(operation, Reserve)]
+    for operation, reply in told:
+        if isinstance(operation, Count):
+            operation.explain_amid(reserves, before, reply)
+    told = [one for one in told if not isinstance(one[0], Count)]
     dead: set[tuple[frozenset[int], frozenset[tuple[str, Code]]]] = set()
 
     def search(model: Model, left: frozenset[int]) -> Model | None:

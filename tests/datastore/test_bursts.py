@@ -32,8 +32,8 @@ HOLDS = st.sampled_from([None, None, None, TTL, TTL, TTL - timedelta(millisecond
 STOCK = st.dictionaries(
     st.sampled_from(CODES), st.tuples(TYPES, HOLDS, st.sampled_from([*[False] * 7, True])), min_size=3
 )
-# Reserves find out of each other by the stock that is left. Where others change single codes meanwhile, nobody counts:
-# what a reservation did not get may be back, and be counted, before what it got is seen; and both replies are right.
+# Reserves find out of each other by the stock that is left. Counts may see a part of what they hold, or what they give
+# back again, and are bounded by what was there before; so where others change single codes meanwhile, nobody counts.
 BURSTS = st.tuples(st.lists(RESERVES, min_size=2, max_size=7), st.lists(COUNTS, max_size=4)) | st.tuples(
     st.lists(RESERVES, min_size=1, max_size=4), st.lists(CHANGES, min_size=1, max_size=4)
 )

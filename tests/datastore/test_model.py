@@ -218,7 +218,7 @@ class History(RuleBasedStateMachine):
         counts=st.lists(COUNTS, max_size=4),
     )
     def reserve_at_once(self, reserves: list[Asked], counts: list[Asked]) -> None:
-        """Callers of all processes reserve at once, some count: all as if one came after the other."""
+        """Callers of all processes reserve at once, as if one came after the other; some count amid that."""
         self._at_once([*reserves, *counts])
 
     @rule(
