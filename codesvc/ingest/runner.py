@@ -331,7 +331,8 @@ class Runner:
                 logger.warning("an upload's end was not written down", extra={"reason": str(error)})
                 return
             else:
-                if heard is None:
+                # Of one whose first word was refused there may be no record: then nobody has taken it over.
+                if heard is None and job.kept:
                     job.lose()
                 return
         logger.warning(

@@ -21,6 +21,7 @@ TEMPLATES = {
     "/v1/{campaignId}/uploads/{uploadId}/events",
     "/v1/{campaignId}/uploads/{uploadId}/invalid",
     "/v1/{campaignId}/reserve",
+    "/v1/{campaignId}/reservations/{reserveId}",
     "/v1/{campaignId}/assign",
     "/v1/{campaignId}/release",
     "/metrics",
