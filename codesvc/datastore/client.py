@@ -5,7 +5,8 @@ other does not; those few are hidden here, so that the rest of the room is writt
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from inspect import isawaitable, iscoroutinefunction
@@ -15,7 +16,7 @@ import pymongo
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, ReadPreference
-from pymongo.errors import ConfigurationError
+from pymongo.errors import ConfigurationError, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -31,6 +32,7 @@ IDEMPOTENCY_KEYS: Final = "idempotency_keys"
 
 _READ_CONCERN: Final = ReadConcern("local")
 _GOODBYE_SECONDS: Final = 1.0
+_UNKNOWN_COMMIT: Final = "UnknownTransactionCommitResult"
 
 # The two drivers share no base class; what codesvc calls on them is the same by name.
 AsyncClient = Any
@@ -163,3 +165,22 @@ async def transaction(mongo: Mongo) -> AsyncIterator[AsyncSession]:
         if session.in_transaction:
             await session.abort_transaction()
         await session.end_session()
+
+
+async def commit(
+    session: AsyncSession, *, deadline: float, pause: float, retried: Callable[[], None]
+) -> None:
+    """Commit, and ask again while it is unknown whether the commit took effect (a commit may be repeated).
+
+    ``deadline`` is of the monotonic clock; ``pause`` is in seconds between two tries; ``retried`` is told of each.
+    """
+    while True:
+        try:
+            await session.commit_transaction()
+        except PyMongoError as error:
+            if not error.has_error_label(_UNKNOWN_COMMIT) or time.monotonic() > deadline:
+                raise
+            retried()
+            await asyncio.sleep(pause)
+        else:
+            return

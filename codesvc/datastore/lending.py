@@ -32,7 +32,7 @@ from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
 
 from codesvc.datastore.campaigns import Campaign, Campaigns
 from codesvc.datastore.candidates import Candidate, Candidates
-from codesvc.datastore.client import AsyncSession, Mongo, transaction
+from codesvc.datastore.client import Mongo, commit, transaction
 from codesvc.datastore.failures import may_be_sent_again, translated
 from codesvc.datastore.holds import Holds
 from codesvc.datastore.motion import Motion
@@ -67,7 +67,6 @@ _SECOND_LOOKS: Final = (0.01, 0.02, 0.04, 0.08)
 _REMEMBERED_LENDERS: Final = 10_000
 _WRITE_CONFLICT: Final = 112
 _TRANSIENT: Final = "TransientTransactionError"
-_UNKNOWN_COMMIT: Final = "UnknownTransactionCommitResult"
 _TOO_LATE: Final = "The database did not settle a reservation in time."
 
 
@@ -406,7 +405,12 @@ class _Lender:
                     if held != dealt:
                         self._telemetry.reserve_conflicts(dealt - held)
                         raise _InTheWayError
-                    await self._commit(session, deadline)
+                    await commit(
+                        session,
+                        deadline=deadline,
+                        pause=_FIRST_PAUSE,
+                        retried=self._telemetry.command_retried,
+                    )
         except PyMongoError as error:
             if isinstance(error, OperationFailure) and error.code == _WRITE_CONFLICT:
                 self._telemetry.reserve_conflicts(1)  # or more: the server stops at the first
@@ -417,19 +421,6 @@ class _Lender:
             share.held()
         for order in refused:
             order.refused = True
-
-    async def _commit(self, session: AsyncSession, deadline: float) -> None:
-        """Commit, and ask again while it is unknown whether the commit took effect (a commit may be repeated)."""
-        while True:
-            try:
-                await session.commit_transaction()
-            except PyMongoError as error:
-                if not error.has_error_label(_UNKNOWN_COMMIT) or time.monotonic() > deadline:
-                    raise
-                self._telemetry.command_retried()
-                await asyncio.sleep(_FIRST_PAUSE)
-            else:
-                return
 
 
 class _StandaloneLender(_Lender):

@@ -31,7 +31,7 @@ import pymongo
 from pymongo import ReturnDocument
 from pymongo.errors import PyMongoError
 
-from codesvc.datastore.client import AsyncSession, Mongo, transaction
+from codesvc.datastore.client import AsyncSession, Mongo, commit, transaction
 from codesvc.datastore.failures import may_be_sent_again, translated
 from codesvc.datastore.motion import Motion
 from codesvc.datastore.pieces import BY_ID, Pieces, stretch
@@ -43,7 +43,6 @@ _FIRST_PIECE: Final = 1_000
 _LARGEST_PIECE: Final = 10_000
 _PIECE_SECONDS: Final = 0.5
 _LONGEST_PAUSE: Final = 0.2
-_UNKNOWN_COMMIT: Final = "UnknownTransactionCommitResult"
 
 
 class CodesOfUpload:
@@ -143,7 +142,12 @@ class CodesOfUpload:
                 return
             moved = await self._move(end, deleted.deleted_count, session)
             if moved and session is not None:
-                await self._commit(session)
+                await commit(
+                    session,
+                    deadline=time.monotonic() + self._mongo.timeout,
+                    pause=_LONGEST_PAUSE,
+                    retried=self._telemetry.command_retried,
+                )
         if moved:
             self._place, self._reached = end, end or ""
         else:
@@ -188,17 +192,3 @@ class CodesOfUpload:
             return
         async with transaction(self._mongo) as session:
             yield session
-
-    async def _commit(self, session: AsyncSession) -> None:
-        """Commit, and ask again while it is unknown whether the commit took effect (a commit may be repeated)."""
-        deadline = time.monotonic() + self._mongo.timeout
-        while True:
-            try:
-                await session.commit_transaction()
-            except PyMongoError as error:
-                if not error.has_error_label(_UNKNOWN_COMMIT) or time.monotonic() > deadline:
-                    raise
-                self._telemetry.command_retried()
-                await asyncio.sleep(_LONGEST_PAUSE)
-            else:
-                return
