@@ -254,6 +254,8 @@ class Uploads:
                 damage: SourceDamagedError | None = None
                 try:
                     damage = await self._pump(stream, extractor, flight, meter, invalid, batch_size)
+                    # Not in there: the last batches, each with its documents, would be held until all are written.
+                    await flight.emptied()
                 finally:
                     # Writes under way are always waited for; a drain that began just now is too late to end this.
                     halt.no_more()
@@ -310,7 +312,6 @@ class Uploads:
         meter.parsed()
         await flight.send(batches)
         await invalid.take()
-        await flight.emptied()
         return damage
 
 
