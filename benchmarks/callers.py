@@ -7,7 +7,7 @@ import json
 import selectors
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -87,9 +87,17 @@ def request(method: str, path: str, *, token: str, body: object = None) -> bytes
 
 
 def call(
-    port: int, message: bytes, *, callers: int = 1, seconds: float = 0.0, requests: int | None = None
+    port: int,
+    message: bytes,
+    *,
+    callers: int = 1,
+    seconds: float = 0.0,
+    requests: int | None = None,
+    pause: float = 0.0,
 ) -> Load:
     """Let callers send the same request, so many times together, or until so many seconds have passed.
+
+    Whoever gets anything but a 200 asks again after ``pause`` seconds.
 
     Raises:
         RequestError: the server closed a connection, was silent for a minute, or sent a reply without its length.
@@ -104,13 +112,15 @@ def call(
             lines.append(_Line(connection))
             selector.register(connection, selectors.EVENT_READ, lines[-1])
         replies: list[Reply] = []
+        resting: deque[tuple[float, _Line]] = deque()
         waiting, sent = len(lines), len(lines)
         started = now = time.perf_counter()
         for line in lines:
             line.send(message)
         while waiting:
-            ready = selector.select(_SILENCE_SECONDS)
-            if not ready:
+            rest = resting[0][0] - time.perf_counter() if resting else _SILENCE_SECONDS
+            ready = selector.select(max(0.0, rest))
+            if not ready and not resting:
                 raise RequestError(f"no reply within {_SILENCE_SECONDS:.0f} s")
             for key, _ in ready:
                 reply = key.data.receive()
@@ -120,9 +130,14 @@ def call(
                 now = time.perf_counter()
                 if now - started < seconds if requests is None else sent < requests:
                     sent += 1
-                    key.data.send(message)
+                    if pause and reply.status != 200:
+                        resting.append((now + pause, key.data))
+                    else:
+                        key.data.send(message)
                 else:
                     waiting -= 1
+            while resting and resting[0][0] <= time.perf_counter():
+                resting.popleft()[1].send(message)
         return Load(replies, now - started)
 
 

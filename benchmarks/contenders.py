@@ -64,10 +64,13 @@ class Contender:
         callers: int = 1,
         seconds: float = 0.0,
         requests: int | None = None,
+        pause: float = 0.0,
     ) -> Load:
         """Let callers send a request: see benchmarks.callers.call."""
         message = request(method, f"/v1/{CAMPAIGN}/{path}", token=self.server.token, body=body)
-        return call(self.server.port, message, callers=callers, seconds=seconds, requests=requests)
+        return call(
+            self.server.port, message, callers=callers, seconds=seconds, requests=requests, pause=pause
+        )
 
     def count(self, *, requests: int = 1) -> Load:
         """Count the codes in each status."""

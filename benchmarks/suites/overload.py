@@ -1,4 +1,4 @@
-"""Five times as many callers as are served at once: what the served ones wait for, and what the process grows by."""
+"""Five times as many requests as can be served: what the served ones wait for, and what the process grows by."""
 
 from pathlib import Path
 from resource import getpagesize
@@ -27,7 +27,10 @@ def run(bench: Bench, report: Report, rounds: int) -> None:
         before = _resident(server.pid)
         for _ in range(rounds):
             usual.append(_reserve(contender, places, seconds))
-            crowded.append(_reserve(contender, _TIMES * places, seconds))
+            # Those who are refused make up for the other four parts: each of them asks again as often as each of those
+            # who are served.
+            pause = places * usual[-1].seconds / len(usual[-1].replies)
+            crowded.append(_reserve(contender, _TIMES * places, seconds, pause))
         growth = (_resident(server.pid) - before) / 1e6
     right = not any(load.failures for load in usual) and all(_right(load) for load in crowded)
     ratio = median(_slowest(b) / _slowest(a) for a, b in zip(usual, crowded, strict=True)) if right else None
@@ -42,8 +45,9 @@ def run(bench: Bench, report: Report, rounds: int) -> None:
     ]
     head = ("at once", "served/s, median", "refused/s, median", "p99 of those served, ms, median")
     note = (
-        f"Reserves of one code by a process that takes {places} requests at a time. Whoever is refused asks again at "
-        "once, without the second of Retry-After, so that the crowd is larger than one that heeds it."
+        f"Reserves of one code by a process that takes {places} requests at a time. Whoever is refused asks again "
+        "after as long as a request usually takes, not after the second of Retry-After: the crowd sends five times as "
+        "much as can be served."
     )
     report.tables.append(Table(f"Overload: {_TIMES} times as many callers as places", head, rows, note))
     report.measured.append("Overload: what those who are served wait for while five times as many ask.")
@@ -63,8 +67,8 @@ def run(bench: Bench, report: Report, rounds: int) -> None:
     ]
 
 
-def _reserve(contender: Contender, callers: int, seconds: float) -> Load:
-    return contender.send("POST", "reserve?type=tm&count=1", callers=callers, seconds=seconds)
+def _reserve(contender: Contender, callers: int, seconds: float, pause: float = 0.0) -> Load:
+    return contender.send("POST", "reserve?type=tm&count=1", callers=callers, seconds=seconds, pause=pause)
 
 
 def _served(load: Load) -> list[Reply]:
