@@ -66,7 +66,7 @@ sanitize: build ## the native core's tests under AddressSanitizer and UndefinedB
 
 soak: build ## callers, uploads, and faults of every part for half an hour, and what was lost; ARGS="--seconds 3600"
 	@PYTHONPATH=tests $(PY) -m soak $(ARGS)
-	@$(if $(ARGS),,FAULTS=all $(PY) -m pytest -q tests/faults/test_every_command.py)
+	@$(if $(ARGS),,FAULTS=all $(PY) -m pytest -q tests/faults/test_every_command.py tests/api/test_survival.py)
 
 fuzz: build ## requests made of the OpenAPI document for ten minutes; FUZZ_SECONDS=3600, FUZZ_SEED=7
 	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(PY) -m pytest tests/api/test_fuzz.py $(ARGS)

@@ -2,23 +2,32 @@
 
 import csv
 import io
+import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from .harness import Document, Reply, Service, assert_problem, eventually, make_codes
+from .harness import Document, Reply, Service, assert_problem, eventually, make_codes, new_campaign
 from .proxy import Proxy
 from .test_upload_resources import accepted, ended, look
 from .world import Hosting, World
 
 LEASE = 5
 SHORT = {"CODESVC_UPLOAD_LEASE": str(LEASE), "CODESVC_SORT_CODES": "500"}
+
+# Of an upload, before it is let go on to its end; and of all, where time does not matter (`make soak`).
+KILLS_EACH = 5
+KILLS = 50 if os.environ.get("FAULTS") == "all" else KILLS_EACH
+
+# Bytes that S3 says before it sends the file: without them, an upload is refused or put off.
+ASKED = 20_000
 
 DISTINCT, KNOWN, REPEATED = 15_000, 1_000, 2_000
 
@@ -127,6 +136,69 @@ def test_killed(peer: World, dying: World, s3_proxy: Proxy, campaign: str) -> No
     file.assert_exact(peer.service, address)
     assert figure(peer.service, 'uploads_taken_over_total{from="lapsed"}') == before + 1
     assert record(peer, address)["generation"] == 1
+
+
+class Fleet:
+    """Processes on one database, each known by the name that it has as an owner of uploads."""
+
+    def __init__(self, join: Callable[[], World]) -> None:
+        self._join = join
+        self.members: dict[str, World] = {}
+
+    def grow(self) -> None:
+        world = self._join()
+        address = accepted(world.service, world.put(campaign := new_campaign(), b"x\n"))
+        ended(world.service, address)
+        assert campaign in address
+        self.members[record(world, address)["owner"]] = world
+
+    @property
+    def any(self) -> World:
+        return next(iter(self.members.values()))
+
+    def owner(self, address: str) -> str | None:
+        """Wait for an upload to be run by a member; tell which, or None where it has ended."""
+
+        def found() -> tuple[str | None] | None:
+            document = record(self.any, address)
+            if document["state"] not in {"queued", "running"}:
+                return (None,)
+            return (document["owner"],) if document["owner"] in self.members else None
+
+        (owner,) = eventually(found, limit=LEASE + 25)
+        return owner
+
+    def kill(self, name: str) -> None:
+        self.members.pop(name).service.signal(signal.SIGKILL)
+
+
+@pytest.mark.timeout(60 + 20 * KILLS)
+def test_killed_at_random_moments(
+    hosting: Hosting, fragile_settings: dict[str, str | None], database: str, s3_proxy: Proxy
+) -> None:
+    """Three processes take over from each other, each killed wherever it is; another one takes its place."""
+    kills = 0
+    with ExitStack() as stack:
+        stack.callback(s3_proxy.resume)
+        fleet = Fleet(lambda: stack.enter_context(hosting(fragile_settings | SHORT, database)))
+        for _ in range(3):
+            fleet.grow()
+        while kills < KILLS:
+            file = File(fleet.any, new_campaign())
+            s3_proxy.stall_after(random.randrange(ASKED, len(file.content)))
+            address = accepted(random.choice([*fleet.members.values()]).service, file.key)
+            for _ in range(KILLS_EACH):
+                owner = fleet.owner(address)
+                time.sleep(random.random())
+                if owner is None or fleet.owner(address) is None:
+                    break
+                fleet.kill(owner)
+                kills += 1
+                s3_proxy.resume()
+                fleet.grow()
+                s3_proxy.stall_after(random.randrange(ASKED, len(file.content) // 2))
+            s3_proxy.resume()
+            file.assert_exact(fleet.any.service, address)
 
 
 def test_drained(peer: World, dying: World, s3_proxy: Proxy, campaign: str) -> None:
