@@ -1,6 +1,7 @@
 """The pipeline between a source and a store: order, bounds, ends, and what is told."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -329,6 +330,21 @@ async def test_other_tasks_get_their_turn() -> None:
     await run(uploads(File([piece] * 40), Quick(), batch_size=50_000))
     other.cancel()
     assert turns >= 10
+
+
+async def test_a_batch_is_let_go_once_it_is_written() -> None:
+    """With its documents, of which a run of codes would else have as much as a file."""
+    alive: list[int] = []
+
+    class Watching(Store):
+        async def write(self, batch: Any) -> UploadCounts:
+            alive.append(sum(type(each) is type(batch) for each in gc.get_objects()))
+            return UploadCounts(inserted=len(batch))
+
+    content = b"".join(b"code-%d\n" % number for number in range(1_000))
+    await run(uploads(File([content]), Watching(), batch_size=50))
+    assert alive[0] == len(alive) == 20
+    assert alive[-1] <= 2
 
 
 async def test_uploads_at_once_do_not_meet() -> None:
