@@ -165,8 +165,8 @@ class Fleet:
                 return (None,)
             return (document["owner"],) if document["owner"] in self.members else None
 
-        (owner,) = eventually(found, limit=LEASE + 25)
-        return owner
+        owner: tuple[str | None] = eventually(found, limit=LEASE + 25)
+        return owner[0]
 
     def kill(self, name: str) -> None:
         self.members.pop(name).service.signal(signal.SIGKILL)
