@@ -79,6 +79,8 @@ class Job:
         self._generation = 0
         self._attempts = 0
         self._revision = 0
+        # Before it ended.
+        self._last: Upload | None = None
         self._progress = self.upload.progress
         self._ticks: deque[tuple[float, int, int]] = deque(maxlen=_TICKS + 1)
         if claim is not None:
@@ -110,6 +112,13 @@ class Job:
         if self.upload.state.ended:
             return self.upload
         return replace(self.upload, progress=self._progress, updated=self._clock())
+
+    def shown(self) -> Upload:
+        """Return the upload as callers see it: as ended only when that is written down, or is no longer waited for.
+
+        Whoever asks another process must not hear that it runs again.
+        """
+        return self.now() if self._last is None or self.ended.is_set() else self._last
 
     def stamp(self, *, attempts: int | None = None) -> Stamp:
         """Return what the next word carries that is written down; from here on there may be a record."""
@@ -191,6 +200,7 @@ class Job:
 
     def finish(self, describe: Callable[[Exception], UploadFailure]) -> None:
         """Note that it has ended."""
+        self._last = self.now()
         now = self._clock()
         state, failure = UploadState.SUCCEEDED, None
         progress = self._progress

@@ -171,7 +171,7 @@ class Jobs:
         await job.accepted.wait()
         if job.error is not None and not job.kept:
             raise job.error
-        return job.now()
+        return job.shown()
 
     async def get(self, campaign_id: str, upload_id: str) -> Upload:
         """Tell how far an upload has come.
@@ -182,7 +182,7 @@ class Jobs:
         """
         job = self._jobs.get(upload_id)
         if job is not None and job.kept and job.upload.order.campaign_id == campaign_id:
-            return job.now()
+            return job.shown()
         found = await self._records.find(campaign_id, upload_id)
         if found is None:
             raise NotFoundError("The campaign has no such upload.")
@@ -191,7 +191,7 @@ class Jobs:
     async def page(self, campaign_id: str, *, limit: int, after: str | None) -> list[Upload]:
         """Tell of a campaign's uploads, the latest first, at most ``limit`` of those from before ``after`` on."""
         found = await self._records.page(campaign_id, limit=limit, after=after)
-        return [self._jobs[one.id].now() if one.id in self._jobs else one for one in found]
+        return [self._jobs[one.id].shown() if one.id in self._jobs else one for one in found]
 
     async def watch(self, campaign_id: str, upload_id: str) -> AsyncGenerator[Upload | None, None]:
         """Tell how far an upload has come, once a second, until it has ended; None where that is not known just now.
@@ -230,7 +230,7 @@ class Jobs:
         if job is not None:
             job.halt.call(UploadCancelledError(CANCELLED))
             await _at_most(_CANCEL_SECONDS, job.ended)
-            return job.now()
+            return job.shown()
         if not upload.state.ended:
             # If nobody has it just now, whoever takes it next ends it.
             await self._records.ask_to_cancel(campaign_id, upload_id)

@@ -201,6 +201,31 @@ async def test_the_last_word_is_not_written(
     assert upload.progress.invalid_count == 1
 
 
+async def test_no_end_is_told_before_it_is_written_down(process: Start, uploads: Documents) -> None:
+    """Else one who looks here sees an upload that has ended, and one who looks elsewhere later sees it run."""
+    refused = 0
+
+    def refuse(upload: Upload) -> None:
+        nonlocal refused
+        if upload.state.ended and refused < 4:
+            refused += 1
+            raise DatabaseUnavailableError("away")
+
+    one = process(File([lines(100), lines(60, start=90)]), lives=True)
+    one.records.on_save = refuse
+    upload = await one.jobs.start(ORDER)
+    looks = 0
+    async with asyncio.timeout(30):
+        while not upload.state.ended:
+            looks += refused > 0
+            await asyncio.sleep(0.005)
+            upload = await one.jobs.get(CAMPAIGN, upload.id)
+    assert uploads.find_one({})["state"] == "succeeded"
+    assert (upload.state, upload.progress.counts) == ("succeeded", UploadCounts(150, 10))
+    assert refused == 4
+    assert looks > 1
+
+
 async def test_a_process_dies_while_it_counts(
     process: Start, rig: Rig, uploads: Documents, documents: Documents
 ) -> None:
