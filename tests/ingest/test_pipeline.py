@@ -342,6 +342,8 @@ async def test_a_batch_is_let_go_once_it_is_written() -> None:
 
     class Watching(Store):
         async def write(self, batch: Any) -> UploadCounts:
+            # The thread that made them takes a moment to forget them.
+            await asyncio.sleep(0.02)
             alive.append(sum(type(each) is Batch for each in gc.get_objects()) - len(before))
             return UploadCounts(inserted=len(batch))
 
