@@ -335,22 +335,27 @@ async def test_other_tasks_get_their_turn() -> None:
 
 async def test_a_batch_is_let_go_once_it_is_written() -> None:
     """With its documents, of which a run of codes would else have as much as a file."""
-    alive: list[int] = []
     gc.collect()
-    # Whatever other tests may hold.
-    before = [each for each in gc.get_objects() if type(each) is Batch]
+
+    def alive() -> int:
+        return sum(type(each) is Batch for each in gc.get_objects())
+
+    others = alive()
+    counts: list[int] = []
 
     class Watching(Store):
         async def write(self, batch: Any) -> UploadCounts:
-            # The thread that made them takes a moment to forget them.
-            await asyncio.sleep(0.02)
-            alive.append(sum(type(each) is Batch for each in gc.get_objects()) - len(before))
+            counts.append(alive() - others)
+            if len(counts) == 20:
+                # The thread that made them may take a moment to forget them.
+                async with asyncio.timeout(5):
+                    while alive() - others > 2:  # noqa: ASYNC110 - there is no event to wait for
+                        await asyncio.sleep(0.01)
             return UploadCounts(inserted=len(batch))
 
     content = b"".join(b"code-%d\n" % number for number in range(1_000))
     await run(uploads(File([content]), Watching(), batch_size=50))
-    assert alive[0] == len(alive) == 20
-    assert alive[-1] <= 2
+    assert counts[0] == len(counts) == 20
 
 
 async def test_uploads_at_once_do_not_meet() -> None:
