@@ -354,7 +354,7 @@ async def test_a_batch_is_let_go_once_it_is_written() -> None:
             return UploadCounts(inserted=len(batch))
 
     content = b"".join(b"code-%d\n" % number for number in range(1_000))
-    await run(uploads(File([content]), Watching(), batch_size=50))
+    await run(uploads(File([content]), Watching(), batch_size=50, sort_codes=2_000))
     assert counts[0] == len(counts) == 20
 
 

@@ -76,8 +76,9 @@ class Process:
             records=self.records,
             telemetry=rig.telemetry,
             bounds=Bounds(4, 4),
-            # It looks for those left behind ten times in that; its records say how long others leave its own alone.
-            lease=timedelta(seconds=1),
+            # One that looks for those left behind does so ten times in that. Its records say how long others leave its
+            # own alone; here it is for how long it goes on itself without an answer, on a machine that may be busy.
+            lease=timedelta(seconds=3) if lease else timedelta(seconds=30),
             describe=lambda error: UploadFailure(type(error).__name__, "", str(error)),
             clock=rig.clock,
         )
