@@ -349,12 +349,12 @@ async def test_a_batch_is_let_go_once_it_is_written() -> None:
             if len(counts) == 10:
                 # The thread that made them may take a moment to forget them.
                 async with asyncio.timeout(5):
-                    while alive() - others > 12:  # noqa: ASYNC110 - there is no event to wait for
+                    while alive() - others > 11:  # noqa: ASYNC110 - there is no event to wait for
                         await asyncio.sleep(0.01)
             return UploadCounts(inserted=len(batch))
 
     content = b"".join(b"code-%d\n" % number for number in range(1_000))
-    await run(uploads(File([content]), Watching(), batch_size=50, sort_codes=2_000))
+    await run(uploads(File([content]), Watching(), batch_size=50, sort_codes=2_000, write_concurrency=1))
     assert counts[0] == len(counts) == 20
 
 
