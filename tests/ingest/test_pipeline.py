@@ -334,28 +334,31 @@ async def test_other_tasks_get_their_turn() -> None:
 
 
 async def test_a_batch_is_let_go_once_it_is_written() -> None:
-    """With its documents, of which a run of codes would else have as much as a file."""
+    """With its documents, of which those at a file's end would else have as much as a run of codes."""
     gc.collect()
 
     def alive() -> int:
         return sum(type(each) is Batch for each in gc.get_objects())
 
     others = alive()
-    counts: list[int] = []
+    written = 0
 
     class Watching(Store):
         async def write(self, batch: Any) -> UploadCounts:
-            counts.append(alive() - others)
-            if len(counts) == 10:
+            nonlocal written
+            async with asyncio.timeout(5):
+                # The first one is written until the whole file is read; the others follow all at once.
+                while not written and alive() - others < 21:  # noqa: ASYNC110 - there is no event to wait for
+                    await asyncio.sleep(0.01)
                 # The thread that made them may take a moment to forget them.
-                async with asyncio.timeout(5):
-                    while alive() - others > 11:  # noqa: ASYNC110 - there is no event to wait for
-                        await asyncio.sleep(0.01)
+                while written == 10 and alive() - others > 11:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.01)
+            written += 1
             return UploadCounts(inserted=len(batch))
 
-    content = b"".join(b"code-%d\n" % number for number in range(1_000))
-    await run(uploads(File([content]), Watching(), batch_size=50, sort_codes=2_000, write_concurrency=1))
-    assert counts[0] == len(counts) == 20
+    file = File([lines(50), lines(1_000, start=50)])
+    await run(uploads(file, Watching(), batch_size=50, sort_codes=2_000, write_concurrency=1))
+    assert written == 21
 
 
 async def test_uploads_at_once_do_not_meet() -> None:
